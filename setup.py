@@ -1,0 +1,57 @@
+"""Packaging: a small core, and an extra for each thing that needs more."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "aronnax/__init__.py").read_text()).group(1)
+
+CORE = [
+    "torch>=2.6",
+    "numpy>=1.26",
+    "soundfile>=0.12",
+    "soxr>=0.5",
+    "sentencepiece>=0.2",
+    "safetensors>=0.4",
+    "huggingface-hub>=0.26",
+    "omegaconf>=2.3",
+    "typer>=0.12",
+    "rich>=13",
+]
+EXTRAS = {
+    "train": [
+        "lightning>=2.5",
+        "lhotse>=1.33",
+        "kaldialign>=0.9",
+        "sacrebleu>=2.4",
+        "whisper-normalizer>=0.1",
+        "tensorboard>=2.16",
+        "matplotlib>=3.8",
+    ],
+    "media": ["av>=13"],
+    "speak": ["espeakng-loader>=0.2"],
+}
+EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+
+setup(
+    name="aronnax",
+    version=VERSION,
+    description="Run, train and study public speech models: FastConformer CTC, RNN-T, TDT and hybrids.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["aronnax", "aronnax.*"]),
+    package_data={"aronnax": ["py.typed", "bundled/**/*"]},
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["aronnax = aronnax.cli.main:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Multimedia :: Sound/Audio :: Speech",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)
