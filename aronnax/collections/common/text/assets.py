@@ -1,0 +1,73 @@
+"""A tokenizer from the files stored beside a model's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aronnax.collections.common.text.aggregate import AggregateTokenizer
+from aronnax.collections.common.text.characters import CharacterTokenizer
+from aronnax.collections.common.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from aronnax.collections.common.text.tokenizer import Tokenizer
+from aronnax.collections.common.text.wordpiece import WordPieceTokenizer, read_vocabulary
+from aronnax.core.errors import CheckpointError
+
+KINDS = ("sentencepiece", "wordpiece", "characters", "aggregate")
+
+
+def tokenizer_from_assets(assets: Mapping[str, bytes], where: str = "tokenizer assets") -> Tokenizer:
+    """The tokenizer that `Tokenizer.assets()` described; other files in `assets` are not looked at.
+
+    `tokenizer.yaml` says the `type`: sentencepiece (`tokenizer.model`), wordpiece (`vocab.txt`, `unknown`),
+    characters (`labels`), aggregate (`languages`, each language's files under `<language>/`).
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the type is not known; `where` begins the message.
+    """
+    settings = _settings(assets, where)
+    kind = settings.get("type")
+    if kind == "sentencepiece":
+        return SentencePieceTokenizer(_file(assets, "tokenizer.model", where), f"{where}: tokenizer.model")
+    if kind == "wordpiece":
+        pieces = read_vocabulary(_file(assets, "vocab.txt", where))
+        return WordPieceTokenizer(pieces, unknown=str(settings.get("unknown", "[UNK]")))
+    if kind == "characters":
+        return CharacterTokenizer(_strings(settings, "labels", where))
+    if kind == "aggregate":
+        return AggregateTokenizer(
+            {
+                language: tokenizer_from_assets(_under(assets, language), f"{where}: {language}")
+                for language in _strings(settings, "languages", where)
+            }
+        )
+    raise CheckpointError(f"{where}: tokenizer.yaml has type {kind!r}; known are {', '.join(KINDS)}")
+
+
+def _settings(assets: Mapping[str, bytes], where: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        settings = yaml.safe_load(_file(assets, "tokenizer.yaml", where))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{where}: tokenizer.yaml is not YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{where}: tokenizer.yaml must be a mapping with a `type`")
+    return settings
+
+
+def _file(assets: Mapping[str, bytes], name: str, where: str) -> bytes:
+    if name not in assets:
+        raise CheckpointError(f"{where}: the file {name} is missing")
+    return assets[name]
+
+
+def _strings(settings: Mapping[str, Any], key: str, where: str) -> list[str]:
+    values = settings.get(key)
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise CheckpointError(f"{where}: tokenizer.yaml needs `{key}`, a list of strings")
+    return values
+
+
+def _under(assets: Mapping[str, bytes], folder: str) -> dict[str, bytes]:
+    prefix = f"{folder}/"
+    return {name.removeprefix(prefix): data for name, data in assets.items() if name.startswith(prefix)}
