@@ -1,4 +1,4 @@
-"""Word and character error rates by kind of error; the counts of parts of a set add up to those of the whole."""
+"""Word and character error rates by kind of error; counts of parts of a set add up to the whole."""
 
 from __future__ import annotations
 

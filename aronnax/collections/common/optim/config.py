@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from aronnax.collections.common.optim.groups import ParameterGroup, parameter_groups
+from aronnax.collections.common.optim.groups import ParameterGroup, of_longest_prefix, parameter_groups
 from aronnax.collections.common.optim.schedules import Schedule, ScheduleName, schedule
 from aronnax.core.errors import ConfigError
 
@@ -34,12 +34,16 @@ class OptimConfig:
     """Dotted prefix -> optimizer step at which it starts to learn (and to warm up), e.g. `encoder: 500` for a
     head-only start."""
 
+    def rests(self, name: str, step: int) -> bool:
+        """Whether the parameter of that name does not learn yet at that optimizer step."""
+        return step < of_longest_prefix(name, self.first_steps, 0)
+
     def build(
         self, module: nn.Module, total_steps: int | None
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         """Returns the optimizer over the module's trainable parameters and its per-step scheduler."""
         if self.lr <= 0 or self.min_lr < 0 or self.min_lr > self.lr:
-            raise ConfigError(f"optim.lr is {self.lr} and optim.min_lr {self.min_lr}: 0 <= min_lr <= lr, lr > 0")
+            raise ConfigError(f"optim.lr {self.lr} and optim.min_lr {self.min_lr}: 0 <= min_lr <= lr, lr > 0")
         groups = parameter_groups(module, self.multipliers, self.first_steps)
         optimizer = torch.optim.AdamW(
             [

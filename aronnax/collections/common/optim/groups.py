@@ -46,9 +46,10 @@ def parameter_groups(
 ) -> list[ParameterGroup]:
     """Sorts the trainable parameters into groups; the longest matching prefix decides.
 
-    Matrices and kernels decay; biases, norms and position biases do not. `multipliers` and `first_steps` map
-    dotted prefixes such as `encoder.layers` to a factor of the learning rate and to the optimizer step at which
-    learning starts. Raises ConfigError for a prefix that names nothing, or when nothing is left to train.
+    Matrices and kernels decay; biases, norms and position biases do not. `multipliers` and `first_steps`
+    map dotted prefixes such as `encoder.layers` to a factor of the learning rate and to the optimizer step
+    at which learning starts. Raises ConfigError for a prefix that names nothing, or when nothing is left
+    to train.
     """
     multipliers, first_steps = multipliers or {}, first_steps or {}
     trainable = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
@@ -60,8 +61,8 @@ def parameter_groups(
     for name, parameter in trainable.items():
         key = (
             _decays(name, parameter),
-            float(_longest(name, multipliers, 1.0)),
-            int(_longest(name, first_steps, 0)),
+            float(of_longest_prefix(name, multipliers, 1.0)),
+            int(of_longest_prefix(name, first_steps, 0)),
         )
         groups.setdefault(key, []).append(name)
     return [
@@ -74,6 +75,7 @@ def _decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim >= 2 and "pos_bias" not in name
 
 
-def _longest(name: str, values: Mapping[str, float], default: float) -> float:
+def of_longest_prefix(name: str, values: Mapping[str, float], default: float) -> float:
+    """The value of the longest prefix the dotted name lies under, or the default."""
     matching = [prefix for prefix in values if under(name, prefix)]
     return values[max(matching, key=len)] if matching else default

@@ -1,0 +1,116 @@
+"""A Lightning Trainer from a `TrainerConfig`, and where a killed run goes on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import Logger
+
+from aronnax.collections.common.training.callbacks import DataWait, Lines, Shares
+from aronnax.collections.common.training.config import TrainerConfig
+from aronnax.core.errors import ConfigError, MissingExtraError
+
+LAST = "last.ckpt"
+
+
+def build_trainer(config: TrainerConfig, output: Path, hyperparameters: Mapping[str, Any]) -> Trainer:
+    """Returns the trainer that writes its checkpoints and logs below `output`."""
+    wait = DataWait()
+    drawn = sys.stderr.isatty()
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            dirpath=output,
+            filename=Path(LAST).stem,
+            every_n_train_steps=config.checkpoint_every,
+            save_top_k=1,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        ),
+        Shares(wait, config.log_every),
+        TQDMProgressBar(refresh_rate=config.log_every) if drawn else Lines(config.log_every),
+    ]
+    loggers = [_logger(name, output, hyperparameters) for name in config.loggers]
+    if loggers:
+        callbacks.append(LearningRateMonitor("step"))
+    if config.ema is not None:
+        callbacks.append(_averaging(config.ema))
+    return Trainer(
+        max_steps=config.max_steps,
+        max_epochs=-1,
+        val_check_interval=config.val_every * config.accumulate,
+        check_val_every_n_epoch=None,
+        limit_val_batches=config.val_batches,
+        num_sanity_val_steps=0,
+        precision=config.precision,
+        accelerator=config.accelerator,
+        devices=_devices(config),
+        num_nodes=config.nodes,
+        strategy=config.strategy,
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.clip or None,
+        sync_batchnorm=config.sync_batchnorm,
+        log_every_n_steps=config.log_every,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        enable_progress_bar=drawn,
+        callbacks=callbacks,
+        logger=loggers or False,
+        profiler=wait,
+        default_root_dir=output,
+    )
+
+
+def checkpoint_to_resume(config: TrainerConfig, output: Path) -> Path | None:
+    """The checkpoint to go on from: the output folder's own, the one `trainer.resume` names, or none."""
+    if config.resume == "never":
+        return None
+    if config.resume == "auto":
+        last = output / LAST
+        return last if last.is_file() else None
+    path = Path(config.resume)
+    if not path.is_file():
+        raise ConfigError(
+            f"trainer.resume is {config.resume!r}, which is no file; it is auto, never or a .ckpt"
+        )
+    return path
+
+
+def _devices(config: TrainerConfig) -> int | str:
+    if config.devices == "auto" and (config.accelerator == "cpu" or not torch.cuda.is_available()):
+        return 1
+    return config.devices
+
+
+def _logger(name: str, output: Path, hyperparameters: Mapping[str, Any]) -> Logger:
+    from lightning.pytorch import loggers
+
+    logger: Logger
+    if name == "csv":
+        logger = loggers.CSVLogger(str(output), name="logs", version="")
+    elif name == "tensorboard":
+        try:
+            logger = loggers.TensorBoardLogger(str(output), name="logs", version="")
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("tensorboard", "train", "trainer.loggers: tensorboard") from error
+    else:
+        try:
+            logger = loggers.WandbLogger(name=output.name, save_dir=str(output), project="aronnax")
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("wandb", "train", "trainer.loggers: wandb") from error
+    logger.log_hyperparams(dict(hyperparameters))
+    return logger
+
+
+def _averaging(decay: float) -> Callback:
+    try:
+        from lightning.pytorch.callbacks import EMAWeightAveraging
+    except ImportError as error:
+        raise ConfigError("trainer.ema needs Lightning 2.6 or newer: pip install -U lightning") from error
+    averaging: Callback = EMAWeightAveraging(decay=decay)
+    return averaging
