@@ -1,0 +1,155 @@
+"""Which class serves which checkpoint, as strings: nothing is imported before a checkpoint asks for it.
+
+This table is the only way from a name in a file to code; a name that is not in it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aronnax.core.config import nearest
+from aronnax.core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from aronnax.core.model import Model
+    from aronnax.core.parts import Parts
+
+_ASR = "aronnax.collections.asr"
+
+_MODELS = {
+    "ctc": (f"{_ASR}.ctc.model", "CTCModel"),
+    "transducer": (f"{_ASR}.transducer.model", "TransducerModel"),
+    "hybrid": (f"{_ASR}.hybrid.model", "HybridModel"),
+}
+
+# NeMo class name -> the module with our translation of its configuration.
+_NEMO = {
+    "EncDecCTCModel": f"{_ASR}.ctc.nemo",
+    "EncDecCTCModelBPE": f"{_ASR}.ctc.nemo",
+    "EncDecRNNTModel": f"{_ASR}.transducer.nemo",
+    "EncDecRNNTBPEModel": f"{_ASR}.transducer.nemo",
+    "EncDecHybridRNNTCTCModel": f"{_ASR}.hybrid.nemo",
+    "EncDecHybridRNNTCTCBPEModel": f"{_ASR}.hybrid.nemo",
+}
+_NEMO_WRITERS = {
+    "ctc": f"{_ASR}.ctc.nemo",
+    "transducer": f"{_ASR}.transducer.nemo",
+    "hybrid": f"{_ASR}.hybrid.nemo",
+}
+_NOT_YET = {
+    "EncDecMultiTaskModel": "a Canary attention encoder-decoder",
+    "EncDecHybridRNNTCTCBPEModelWithPrompt": "a prompted hybrid transducer",
+    "EncDecRNNTBPEModelWithPrompt": "a prompted transducer",
+    "SortformerEncLabelModel": "a Sortformer diarizer",
+    "EncDecSpeakerLabelModel": "a speaker or language recogniser",
+    "EncDecClassificationModel": "an audio classifier",
+    "EncDecFrameClassificationModel": "a voice-activity detector",
+    "SALM": "a speech language model",
+}
+_TRANSFORMERS = {
+    "parakeet_ctc": f"{_ASR}.transformers_layout",
+    "parakeet_rnnt": f"{_ASR}.transformers_layout",
+    "parakeet_tdt": f"{_ASR}.transformers_layout",
+}
+
+
+class ToConfig(Protocol):
+    def __call__(self, nemo: Mapping[str, Any]) -> Any: ...
+
+
+class FromConfig(Protocol):
+    def __call__(self, config: Any, assets: Mapping[str, bytes]) -> dict[str, Any]: ...
+
+
+class ReadFile(Protocol):
+    def __call__(self, reference: str) -> bytes: ...
+
+
+class ToAssets(Protocol):
+    def __call__(self, nemo: Mapping[str, Any], read: ReadFile) -> dict[str, bytes]: ...
+
+
+class FromAssets(Protocol):
+    def __call__(self, assets: Mapping[str, bytes]) -> dict[str, tuple[str, bytes]]: ...
+
+
+def _same_name(name: str) -> str | None:
+    return name
+
+
+class Rename(Protocol):
+    def __call__(self, name: str) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class NemoFamily:
+    """The translation between one NeMo class and one of our models, each way."""
+
+    model_type: str
+    config_from_nemo: ToConfig
+    """NeMo's configuration -> our config; ConfigError names an option that is not supported."""
+    config_to_nemo: FromConfig
+    """Our config and assets -> NeMo's configuration, its `target` included."""
+    assets_from_nemo: ToAssets
+    """NeMo's configuration and a reader of the files it refers to -> our assets."""
+    assets_to_nemo: FromAssets
+    """Our assets -> {dotted configuration key: (file name, content)} of the archive."""
+    rename: Rename = field(default=_same_name)
+    """Tensor name in the archive -> ours, or None to leave the tensor out."""
+
+
+class Layout(Protocol):
+    """A module that reads a checkpoint folder of another library."""
+
+    def read(self, folder: Any) -> Parts: ...
+
+
+def model_class(model_type: str) -> type[Model]:
+    """The class of a `model_type`; CheckpointError if there is none."""
+    if model_type not in _MODELS:
+        raise CheckpointError(f"model_type {model_type!r} is not known; {nearest(str(model_type), _MODELS)}")
+    module, name = _MODELS[model_type]
+    found: type[Model] = getattr(import_module(module), name)
+    return found
+
+
+def register(model_type: str, module: str, name: str) -> None:
+    """Make `load` know one more model: the class `name` of the importable `module`."""
+    _MODELS[model_type] = (module, name)
+
+
+def nemo_family(target: str) -> NemoFamily:
+    """The translation for a NeMo `target`, by its class name alone; the path in it is never imported."""
+    name = str(target).rpartition(".")[2]
+    if name in _NOT_YET:
+        raise CheckpointError(
+            f"this checkpoint is {_NOT_YET[name]} (NeMo class {name}), a family aronnax does not load yet; "
+            f"it loads {', '.join(sorted(_NEMO))}"
+        )
+    if name not in _NEMO:
+        raise CheckpointError(f"NeMo class {name!r} is not known; {nearest(name, _NEMO)}")
+    family: NemoFamily = import_module(_NEMO[name]).FAMILY
+    return family
+
+
+def nemo_writer(model_type: str) -> NemoFamily:
+    """The translation used to write a model of ours as `.nemo`."""
+    if model_type not in _NEMO_WRITERS:
+        raise CheckpointError(f"a {model_type!r} model has no counterpart in NeMo and cannot be saved as .nemo")
+    family: NemoFamily = import_module(_NEMO_WRITERS[model_type]).FAMILY
+    return family
+
+
+def layout(transformers_type: str) -> Layout:
+    """The reader of a transformers checkpoint by the `model_type` of its config.json."""
+    if transformers_type not in _TRANSFORMERS:
+        raise CheckpointError(
+            f"transformers model_type {transformers_type!r} is not one aronnax loads; "
+            f"{nearest(str(transformers_type), _TRANSFORMERS)}"
+        )
+    module: Any = import_module(_TRANSFORMERS[transformers_type])
+    reader: Layout = module
+    return reader
