@@ -68,8 +68,12 @@ class FastConformerConfig:
 
     def __post_init__(self) -> None:
         factor = self.subsampling_factor
-        _require(factor >= 2 and factor & (factor - 1) == 0, "subsampling_factor", factor, "a power of two >= 2")
-        _require(self.d_model % self.n_heads == 0, "d_model", self.d_model, f"a multiple of n_heads {self.n_heads}")
+        _require(
+            factor >= 2 and factor & (factor - 1) == 0, "subsampling_factor", factor, "a power of two >= 2"
+        )
+        _require(
+            self.d_model % self.n_heads == 0, "d_model", self.d_model, f"a multiple of n_heads {self.n_heads}"
+        )
         _require(self.conv_kernel_size % 2 == 1, "conv_kernel_size", self.conv_kernel_size, "odd")
         left, right = self.conv_context
         _require(
@@ -83,11 +87,16 @@ class FastConformerConfig:
         _require(0.0 <= probability < 1.0, "stochastic_depth_drop_prob", probability, "in [0, 1)")
         start = self.stochastic_depth_start_layer
         _require(
-            probability == 0.0 or 1 <= start <= self.n_layers, "stochastic_depth_start_layer", start, "a layer"
+            probability == 0.0 or 1 <= start <= self.n_layers,
+            "stochastic_depth_start_layer",
+            start,
+            "a layer",
         )
 
     def _check_contexts(self) -> None:
-        _require(len(self.att_context_size) > 0, "att_context_size", self.att_context_size, "at least one pair")
+        _require(
+            len(self.att_context_size) > 0, "att_context_size", self.att_context_size, "at least one pair"
+        )
         for left, right in self.att_context_size:
             if self.self_attention_model == "rel_pos_local_attn":
                 fits, wanted = min(left, right) >= 0 and max(left, right) > 0, "limited for local attention"
@@ -95,7 +104,9 @@ class FastConformerConfig:
                 fits, wanted = left <= 0 or left % (right + 1 or 1) == 0, "left a multiple of right + 1"
             else:
                 fits, wanted = True, ""
-            _require(fits and min(left, right) >= -1, "att_context_size", (left, right), wanted or "-1 or more")
+            _require(
+                fits and min(left, right) >= -1, "att_context_size", (left, right), wanted or "-1 or more"
+            )
         probabilities = self.att_context_probs
         if probabilities is not None:
             fits = len(probabilities) == len(self.att_context_size) and abs(sum(probabilities) - 1) < 1e-4

@@ -54,7 +54,12 @@ class FastConformer(nn.Module):
         return self.pre_encode.output_length(n_frames)
 
     def forward(
-        self, features: Tensor, lengths: Tensor, *, attention: Attention | None = None, all_layers: bool = False
+        self,
+        features: Tensor,
+        lengths: Tensor,
+        *,
+        attention: Attention | None = None,
+        all_layers: bool = False,
     ) -> EncoderOutput:
         """features [B, T, F], lengths [B] -> states [B, T', D], lengths [B]."""
         x, lengths = self.pre_encode(features, lengths.to(torch.int64))

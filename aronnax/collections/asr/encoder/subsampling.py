@@ -93,7 +93,9 @@ class ConvSubsampling(nn.Module):
         """Each row by itself, to its own length, in chunks: no masks, no work on padding, bounded memory."""
         rows = []
         for row, length in zip(features, lengths.tolist()):
-            pieces = [self._chunk(row[:length], start) for start in range(0, self.output_length(length), CHUNK)]
+            pieces = [
+                self._chunk(row[:length], start) for start in range(0, self.output_length(length), CHUNK)
+            ]
             states = torch.cat(pieces) if pieces else features.new_zeros(0, self.out.out_features)
             rows.append(F.pad(states, (0, 0, 0, frames - states.shape[0])))
         return torch.stack(rows)

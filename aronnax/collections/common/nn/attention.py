@@ -36,7 +36,14 @@ class AttentionPlan:
 
     @classmethod
     def make(
-        cls, attention: Attention, lengths: Tensor, frames: int, heads: int, width: int, like: Tensor, padded: bool
+        cls,
+        attention: Attention,
+        lengths: Tensor,
+        frames: int,
+        heads: int,
+        width: int,
+        like: Tensor,
+        padded: bool,
     ) -> AttentionPlan:
         """Plans attention over `frames` frames of rows of `lengths` [B], in the dtype and place of `like`."""
         blocks = plan_blocks(attention, lengths.shape[0] * heads, frames, like.device)
@@ -172,7 +179,9 @@ class _GlobalFrames:
     padding: Tensor | None
     scale: float
 
-    def extend(self, bias: Tensor, keys: Tensor, values: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
+    def extend(
+        self, bias: Tensor, keys: Tensor, values: Tensor, block: Block
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Puts the global frames before a block's keys; zero keys, so that their scores are the bias alone."""
         picked = self.keys[:, :, self.picks]
         scores = torch.matmul(self.queries[:, :, block.q0 : block.q1] * self.scale, picked.transpose(-2, -1))
