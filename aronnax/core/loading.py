@@ -1,0 +1,88 @@
+"""`load`: a name -> a model ready to infer, whatever format the checkpoint has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from aronnax.core import checkpoint, hub, registry
+from aronnax.core.errors import CheckpointError, OptionError
+from aronnax.core.parts import Parts, assemble
+
+if TYPE_CHECKING:
+    from aronnax.core.model import Model
+
+
+def load(
+    name: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    weights: str | None = None,
+    revision: str | None = None,
+    expected: type[Model] | None = None,
+) -> Model:
+    """A model in evaluation mode from a bundled name, a folder, a `.nemo` file or a Hugging Face hub id.
+
+    Args:
+        device: where to put it; CUDA if there is one, else the CPU.
+        dtype: floating-point type of the weights; float32 when they are stored in half precision.
+        weights: `"int8"` quantises the linear layers to 8 bits (CPU only).
+        revision: branch, tag or commit on the hub.
+        expected: class the checkpoint must hold.
+
+    Raises:
+        HubError: the name leads nowhere.
+        CheckpointError: the checkpoint is damaged, hostile, or of another family.
+        ConfigError: its configuration holds an option that is not supported.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if weights not in (None, "int8"):
+        raise OptionError(f"weights={weights!r} is not known; it must be 'int8' or None")
+    if weights == "int8" and device.type != "cpu":
+        raise OptionError("weights='int8' runs on the CPU only; pass device='cpu'")
+    parts = open_parts(hub.resolve(str(name), revision=revision))
+    cls = registry.model_class(parts.model_type)
+    if expected is not None and not issubclass(cls, expected):
+        raise CheckpointError(
+            f"{name} holds a {parts.model_type} model ({cls.__name__}), not a {expected.__name__}; "
+            "aronnax.load takes any family"
+        )
+    model = assemble(cls, parts, dtype).to(device)
+    model.source = str(name)
+    if weights == "int8":
+        from aronnax.core.quantise import quantise_linears
+
+        quantise_linears(model)
+    return model
+
+
+def open_parts(path: Path) -> Parts:
+    """Open any checkpoint by what it holds: our folder, `.nemo` (packed or not), transformers' layout."""
+    from aronnax.core import nemo
+
+    if path.is_file():
+        return nemo.read(path)
+    if checkpoint.is_checkpoint(path):
+        return checkpoint.read(path)
+    if (path / nemo.CONFIG).is_file():
+        return nemo.read(path)
+    if (path / "config.json").is_file():
+        return registry.layout(transformers_type(path / "config.json")).read(path)
+    # Reports precisely what is missing.
+    return checkpoint.read(path)
+
+
+def transformers_type(path: Path) -> str:
+    """The `model_type` of a transformers config.json."""
+    try:
+        data = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
+    kind = data.get("model_type") if isinstance(data, dict) else None
+    if not isinstance(kind, str):
+        raise CheckpointError(f"{path} names no model_type")
+    return kind
