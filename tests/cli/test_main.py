@@ -1,0 +1,43 @@
+"""The front door of the command line: help, version, and errors as one sentence."""
+
+import pytest
+
+from aronnax import __version__
+from aronnax.cli import main as front
+
+
+def status(arguments: list[str]) -> int:
+    """The exit status of `aronnax ARGUMENTS`."""
+    with pytest.raises(SystemExit) as stopped:
+        front.main(arguments)
+    return int(stopped.value.code or 0)
+
+
+def test_help_lists_every_verb(capsys):
+    assert status(["--help"]) == 0
+    page = capsys.readouterr().out
+    assert all(verb in page for verb in front.VERBS)
+
+
+@pytest.mark.parametrize("verb", front.VERBS)
+def test_every_verb_has_a_manual(verb, capsys):
+    assert status([verb, "--help"]) == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_version_is_printed(capsys):
+    front.main(["--version"])
+    assert capsys.readouterr().out == f"aronnax {__version__}\n"
+
+
+def test_an_error_raised_on_purpose_is_one_sentence_and_status_2(capsys):
+    assert status(["info", "no/such.nemo"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "no/such.nemo" in said
+    assert "Traceback" not in said
+
+
+def test_an_unknown_verb_is_refused(capsys):
+    assert status(["transmogrify"]) == 2
+    assert "transmogrify" in capsys.readouterr().err
