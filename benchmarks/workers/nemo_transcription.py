@@ -36,9 +36,10 @@ def _tokenizer(folder: Path) -> None:
     (folder / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8")
 
 
-def _config(tokenizer: Path) -> dict[str, Any]:
-    """FastConformer-L (17 x 512) with a TDT head, as the public 110 M checkpoints have it."""
+def _config(tokenizer: Path, head: str) -> dict[str, Any]:
+    """FastConformer-L (17 x 512) with a TDT or RNN-T head, as the public 110 M checkpoints have it."""
     modules = "nemo.collections.asr.modules."
+    durations = DURATIONS if head == "tdt" else []
     return {
         "sample_rate": 16000,
         "preprocessor": {
@@ -72,8 +73,8 @@ def _config(tokenizer: Path) -> dict[str, Any]:
             "enc_hidden": 512,
             "pred_hidden": 640,
             "joint_hidden": 640,
-            "tdt_durations": DURATIONS,
-            "num_tdt_durations": len(DURATIONS),
+            "tdt_durations": durations,
+            "num_tdt_durations": len(durations),
         },
         "decoder": {
             "_target_": modules + "RNNTDecoder",
@@ -85,7 +86,7 @@ def _config(tokenizer: Path) -> dict[str, Any]:
             "log_softmax": None,
             "fuse_loss_wer": True,
             "fused_batch_size": 4,
-            "num_extra_outputs": len(DURATIONS),
+            "num_extra_outputs": len(durations),
             "jointnet": {
                 "joint_hidden": 640,
                 "activation": "relu",
@@ -96,14 +97,15 @@ def _config(tokenizer: Path) -> dict[str, Any]:
         },
         "decoding": {
             "strategy": "greedy_batch",
-            "model_type": "tdt",
-            "durations": DURATIONS,
+            **({"model_type": "tdt", "durations": durations} if durations else {}),
             "greedy": {"max_symbols": 10},
         },
-        "loss": {
-            "loss_name": "tdt",
-            "tdt_kwargs": {"durations": DURATIONS, "sigma": 0.02, "omega": 0.1, "fastemit_lambda": 0.0},
-        },
+        # NeMo's fast TDT loss needs CUDA; on a CPU its plain PyTorch one is all there is.
+        "loss": (
+            {"loss_name": "tdt_pytorch", "tdt_pytorch_kwargs": {"durations": durations, "sigma": 0.02}}
+            if durations
+            else {"loss_name": "warprnnt_numba", "warprnnt_numba_kwargs": {"fastemit_lambda": 0.0}}
+        ),
         "spec_augment": {
             "_target_": modules + "SpectrogramAugmentation",
             "freq_masks": 2,
@@ -114,7 +116,7 @@ def _config(tokenizer: Path) -> dict[str, Any]:
     }
 
 
-def build(path: str, clips: str) -> float:
+def build(path: str, clips: str, head: str = "tdt") -> float:
     """Make the model with seeded random weights, keep it, and write it to `path` as a .nemo archive.
 
     With random weights every frame would emit as many tokens as it may. The bias of the blank is therefore set, by
@@ -127,7 +129,7 @@ def build(path: str, clips: str) -> float:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         _tokenizer(Path(folder))
-        _model = EncDecRNNTBPEModel(cfg=OmegaConf.create(_config(Path(folder)))).eval()
+        _model = EncDecRNNTBPEModel(cfg=OmegaConf.create(_config(Path(folder), head))).eval()
         rate = _calibrate(torch.from_numpy(np.load(clips)[:4]))
         _model.save_to(path)
     return rate
