@@ -21,6 +21,8 @@ class TrainerConfig:
     """Validate on this many batches at most; None for all."""
     checkpoint_every: int = 500
     """Interval of `last.ckpt`, from which a killed run goes on."""
+    monitor: str = "val/wer"
+    """The validation number whose lowest value decides which weights are kept in `best/`."""
     log_every: int = 10
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true"] = "32-true"
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
 from aronnax.collections.common.training.callbacks import DataWait, Lines, Shares
+from aronnax.collections.common.training.checkpoints import Best, Last
 from aronnax.collections.common.training.config import TrainerConfig
 from aronnax.core.errors import ConfigError, MissingExtraError
 
@@ -24,14 +25,7 @@ def build_trainer(config: TrainerConfig, output: Path, hyperparameters: Mapping[
     wait = DataWait()
     drawn = sys.stderr.isatty()
     callbacks: list[Callback] = [
-        ModelCheckpoint(
-            dirpath=output,
-            filename=Path(LAST).stem,
-            every_n_train_steps=config.checkpoint_every,
-            save_top_k=1,
-            enable_version_counter=False,
-            save_on_train_epoch_end=False,
-        ),
+        Best(output / "best", config.monitor),
         Shares(wait, config.log_every),
         TQDMProgressBar(refresh_rate=config.log_every) if drawn else Lines(config.log_every),
     ]
@@ -40,6 +34,7 @@ def build_trainer(config: TrainerConfig, output: Path, hyperparameters: Mapping[
         callbacks.append(LearningRateMonitor("step"))
     if config.ema is not None:
         callbacks.append(_averaging(config.ema))
+    callbacks.append(Last(output / LAST, config.checkpoint_every))
     return Trainer(
         max_steps=config.max_steps,
         max_epochs=-1,
@@ -59,6 +54,7 @@ def build_trainer(config: TrainerConfig, output: Path, hyperparameters: Mapping[
         use_distributed_sampler=False,
         enable_model_summary=False,
         enable_progress_bar=drawn,
+        enable_checkpointing=False,
         callbacks=callbacks,
         logger=loggers or False,
         profiler=wait,
@@ -109,8 +105,8 @@ def _logger(name: str, output: Path, hyperparameters: Mapping[str, Any]) -> Logg
 
 def _averaging(decay: float) -> Callback:
     try:
-        from lightning.pytorch.callbacks import EMAWeightAveraging
+        from aronnax.collections.common.training.averaging import Averaging
     except ImportError as error:
         raise ConfigError("trainer.ema needs Lightning 2.6 or newer: pip install -U lightning") from error
-    averaging: Callback = EMAWeightAveraging(decay=decay)
+    averaging: Callback = Averaging(decay=decay)
     return averaging

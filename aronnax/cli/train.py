@@ -1,0 +1,45 @@
+"""`aronnax train CONFIG.yaml key=value ...`: trains or fine-tunes a recogniser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aronnax.core.errors import MissingExtraError
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file; see examples/asr/*.yaml and docs/training.md.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Changes on top, e.g. data.train=train.jsonl trainer.max_steps=100."),
+    ] = None,
+) -> None:
+    """Train or fine-tune a model from a YAML configuration.
+
+    The same command on the same output folder goes on where a stopped or killed run was last saved. The word
+    error rate of the validation set is printed before and after; logs are for `tensorboard --logdir OUTPUT`.
+    """
+    try:
+        import lightning  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("lightning", "train", "aronnax train") from error
+    _quiet()
+    from aronnax.collections.asr.training import load_config
+    from aronnax.collections.asr.training import train as run
+
+    run(load_config(config, overrides or []))
+
+
+def _quiet() -> None:
+    """Leaves out the libraries' notes that say nothing to someone who trains."""
+    import logging
+    import warnings
+
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*in eval mode at the start of training.*"):
+        warnings.filterwarnings("ignore", message)
+    warnings.filterwarnings("ignore", ".*treespec.*|.*isinstance.*LeafSpec.*", FutureWarning)

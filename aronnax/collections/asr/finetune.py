@@ -1,0 +1,181 @@
+"""Changing a trained recogniser before it learns on: vocabulary, options, heads, frozen parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aronnax.collections.asr.recognizer import SpeechRecognizer
+from aronnax.collections.common.optim import check_prefixes, under
+from aronnax.collections.common.text import Tokenizer
+from aronnax.core.config import from_dict, to_dict
+from aronnax.core.errors import ConfigError
+from aronnax.core.registry import model_class
+
+# Where a head's tensors go when a model changes its type; all other names are the same in every type.
+_MOVED = {
+    ("ctc", "hybrid"): ("decoder.", "ctc_decoder."),
+    ("hybrid", "ctc"): ("ctc_decoder.", "decoder."),
+}
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """How much of one part of a model learns."""
+
+    name: str
+    trainable: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.trainable:,} of {self.total:,} parameters learn"
+
+
+def freeze(model: nn.Module, patterns: Iterable[str]) -> list[str]:
+    """Stops the parameters under the dotted prefixes, or matching the `*` patterns, from learning.
+
+    Returns the names of the frozen parameters; raises ConfigError for a pattern that matches none.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    frozen: set[str] = set()
+    for pattern in patterns:
+        if "*" in pattern or "?" in pattern:
+            found = [name for name in names if fnmatchcase(name, pattern)]
+            if not found:
+                raise ConfigError(f"task.freeze: no parameter of the model matches {pattern!r}")
+        else:
+            check_prefixes([pattern], names, "task.freeze")
+            found = [name for name in names if under(name, pattern)]
+        frozen.update(found)
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
+    return sorted(frozen)
+
+
+def trainable_parts(model: nn.Module) -> list[PartReport]:
+    """What learns, part by part (the model's direct children that have parameters), and in all."""
+    rows = []
+    for name, child in [*model.named_children(), ("in all", model)]:
+        sizes = [(p.numel(), p.requires_grad) for p in child.parameters()]
+        if sizes:
+            rows.append(PartReport(name, sum(n for n, learns in sizes if learns), sum(n for n, _ in sizes)))
+    return rows
+
+
+def replace_tokenizer(model: SpeechRecognizer, tokenizer: Tokenizer) -> SpeechRecognizer:
+    """A model for another tokenizer: rows of the pieces are fresh, everything else is kept.
+
+    Kept are the front end, the encoder, the prediction network's recurrent part, the joint's hidden layers,
+    and the rows of the blank and of the TDT durations.
+    """
+    return _with_vocabulary(model, tokenizer, [-1] * tokenizer.vocab_size, fresh_is_mean=False)
+
+
+def extend_tokenizer(
+    model: SpeechRecognizer, tokenizer: Tokenizer, kept_rows: Sequence[int]
+) -> SpeechRecognizer:
+    """A model for an extended tokenizer: piece i takes the old row `kept_rows[i]`, or a new one for -1.
+
+    `tokenizer` and `kept_rows` come from `aronnax.collections.common.text.extend`. Kept rows are bitwise the
+    old ones in every head and in the embedding. A new row is the mean of the old pieces' rows, so that its
+    logit is their mean logit and greedy decoding says what it said before, until training changes it.
+    """
+    if len(kept_rows) != tokenizer.vocab_size:
+        raise ConfigError(f"kept_rows has {len(kept_rows)} entries for {tokenizer.vocab_size} pieces")
+    return _with_vocabulary(model, tokenizer, kept_rows, fresh_is_mean=True)
+
+
+def adapt(
+    model: SpeechRecognizer, changes: Mapping[str, Any], model_type: str | None = None
+) -> SpeechRecognizer:
+    """A model with some options changed, and perhaps of another type, that keeps every weight it can.
+
+    `changes` is a (nested) part of the model's config, such as `{"spec_augment": {"time_masks": 10}}`; an
+    option that changes the shape of a kept weight is a ConfigError. Between types, the shared parts and the
+    heads both have are kept, and a head the old model lacks starts fresh.
+    """
+    kind = model_type or model.model_type
+    cls: Any = model_class(kind)
+    known = to_dict(model.config)
+    if kind != model.model_type:
+        defaults = set(cls.Config.__dataclass_fields__)
+        known = {name: value for name, value in known.items() if name in defaults}
+    elif not changes:
+        return model
+    config = from_dict(cls.Config, _merged(known, changes), "model")
+    if config == model.config and kind == model.model_type:
+        return model
+    adapted: SpeechRecognizer = cls(config, model.tokenizer)
+    old_prefix, new_prefix = _MOVED.get((model.model_type, kind), ("", ""))
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if old_prefix and name.startswith(old_prefix):
+            state[new_prefix + name.removeprefix(old_prefix)] = tensor
+        elif not (new_prefix and name.startswith(new_prefix)):
+            state[name] = tensor
+    _assign(adapted, state)
+    adapted.source = model.source
+    return adapted
+
+
+def _assign(model: SpeechRecognizer, state: Mapping[str, Tensor]) -> None:
+    """Copies the tensors both have; a fixed table of the front end keeps what the new options make it."""
+    own = model.state_dict()
+    parameters = dict(model.named_parameters())
+    for name, tensor in state.items():
+        if name in own and name in parameters and own[name].shape != tensor.shape:
+            raise ConfigError(
+                f"model: with these options {name} would be {list(own[name].shape)}, but the checkpoint has "
+                f"{list(tensor.shape)}; leave the options that shape it as they are"
+            )
+        if name in own and not name.startswith("preprocessor."):
+            own[name].copy_(tensor)
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in changes.items():
+        old = merged.get(name)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[name] = _merged(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _with_vocabulary(
+    model: SpeechRecognizer, tokenizer: Tokenizer, rows: Sequence[int], *, fresh_is_mean: bool
+) -> SpeechRecognizer:
+    old_size = model.config.vocab_size
+    cls: Any = type(model)
+    grown: SpeechRecognizer = cls(replace(model.config, vocab_size=tokenizer.vocab_size), tokenizer)
+    state, old = grown.state_dict(), model.state_dict()
+    kept = [(new, row) for new, row in enumerate(rows) if row >= 0]
+    new_index = torch.tensor([new for new, _ in kept], dtype=torch.long)
+    old_index = torch.tensor([row for _, row in kept], dtype=torch.long)
+    by_vocabulary = _vocabulary_tensors(model)
+    for name, tensor in state.items():
+        source = old[name]
+        if name not in by_vocabulary:
+            tensor.copy_(source)
+            continue
+        if fresh_is_mean:
+            tensor[: len(rows)] = source[:old_size].mean(dim=0)
+        tensor[new_index] = source[old_index]
+        tensor[len(rows) :] = source[old_size:]
+    grown.source = model.source
+    return grown.train(model.training)
+
+
+def _vocabulary_tensors(model: SpeechRecognizer) -> set[str]:
+    """Names of the tensors with a row a piece: those whose shape follows the vocabulary's size."""
+    cls: Any = type(model)
+    with torch.device("meta"):
+        other = cls(replace(model.config, vocab_size=model.config.vocab_size + 1))
+    shapes = {name: tensor.shape for name, tensor in other.state_dict().items()}
+    return {name for name, tensor in model.state_dict().items() if tensor.shape != shapes[name]}
+

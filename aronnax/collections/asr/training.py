@@ -1,0 +1,242 @@
+"""A whole training from one configuration: `aronnax train` and the example scripts run `train`.
+
+Writes below `output`: `last.ckpt` (from which a killed run goes on), `model/` (the final checkpoint folder),
+`best/` (the one with the lowest word error rate), `scores.json` (before and after on the same set),
+`train.yaml` (the configuration in full), `tokenizer/` (where one was made) and `logs/`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aronnax import __version__
+from aronnax.collections.asr.finetune import adapt, trainable_parts
+from aronnax.collections.asr.recognizer import SpeechRecognizer
+from aronnax.collections.asr.task import RecognitionTask, task_class
+from aronnax.collections.asr.vocabulary import TokenizerSection, choose_tokenizer, with_tokenizer
+from aronnax.collections.common.data import DataConfig, SpeechDataModule
+from aronnax.collections.common.optim import OptimConfig
+from aronnax.collections.common.training import TrainerConfig
+from aronnax.core.config import from_dict, load_mapping, to_dict, to_yaml
+from aronnax.core.errors import ConfigError
+from aronnax.core.registry import model_class
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+RECORD = "train.yaml"
+SCORES = "scores.json"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a training is made of; the top keys of the YAML."""
+
+    data: DataConfig
+    output: str
+    """Folder of everything the run writes; the same command on the same folder goes on where it stopped."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """`type` (ctc, transducer, hybrid) and the options of that model; with `init_from`, the changed ones."""
+    tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
+    init_from: str | None = None
+    """Any loadable checkpoint to fine-tune: a bundled name, a folder, a .nemo file, a hub id."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    task: dict[str, Any] = field(default_factory=dict)
+    """Options of the model's task: frozen parts, and its losses' own."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training came to; `before` and `after` hold the validation's losses and rates by name."""
+
+    before: dict[str, float]
+    after: dict[str, float]
+    model: SpeechRecognizer
+    folder: Path
+    """The final checkpoint folder, for `aronnax.load`."""
+
+
+def load_config(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> TrainConfig:
+    """Reads a training YAML, with `data.train=x.jsonl`-like overrides on top.
+
+    Raises ConfigError for an unknown key anywhere, the model's and the task's sections included, naming the
+    nearest one that exists.
+    """
+    config = from_dict(TrainConfig, load_mapping(path, overrides), where="config")
+    if config.init_from is None:
+        _fresh_config(config, vocab_size=1)
+    return config
+
+
+def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResult:
+    """Trains, or goes on with, the run the configuration describes; `say` gets a few lines for the user."""
+    from lightning.pytorch import seed_everything
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    from aronnax.collections.common.training.trainer import build_trainer, checkpoint_to_resume
+
+    say = say if rank_zero_only.rank == 0 else _silent
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    resume = checkpoint_to_resume(config.trainer, output)
+    if resume is not None:
+        _check_same_run(config, output)
+    seed_everything(config.trainer.seed, verbose=False)
+    model = build_model(config, output, resuming=resume is not None, say=say)
+    task_type = task_class(model.model_type)
+    task_config = from_dict(task_type.Config, config.task, where="task")
+    made: Any = task_type(model, config.optim, task_config, seed=config.trainer.seed)
+    task: RecognitionTask = made
+    for part in trainable_parts(model):
+        say(str(part))
+    data = SpeechDataModule(config.data, model.tokenizer, sample_rate=model.sample_rate)
+    trainer = build_trainer(config.trainer, output, to_dict(config))
+    if trainer.is_global_zero:
+        (output / RECORD).write_text(to_yaml(config), encoding="utf-8")
+    return _run(config, task, data, trainer, resume, say)
+
+
+def _run(
+    config: TrainConfig,
+    task: RecognitionTask,
+    data: SpeechDataModule,
+    trainer: Trainer,
+    resume: Path | None,
+    say: Callable[[str], None],
+) -> TrainResult:
+    output = Path(config.output)
+    if resume is None:
+        before = _validate(trainer, task, data)
+        _write_scores(trainer, output, {"before": before})
+        say(f"before: {_sentence(task)}")
+    else:
+        before = _read_scores(output)
+        say(f"going on from {resume}")
+    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+    after = _validate(trainer, task, data)
+    _write_scores(trainer, output, {"before": before, "after": after})
+    folder = output / "model"
+    if trainer.is_global_zero:
+        task.model.save_pretrained(folder, card=_card(config, task.model, before, after))
+    if before:
+        say("before: " + ", ".join(f"{name} {value:.4g}" for name, value in before.items()))
+    say("after:  " + ", ".join(f"{name} {value:.4g}" for name, value in after.items()))
+    say(f"after:  {_sentence(task)}")
+    say(f"the model is in {folder}")
+    return TrainResult(before, after, task.model.eval(), folder)
+
+
+def _validate(trainer: Trainer, task: RecognitionTask, data: SpeechDataModule) -> dict[str, float]:
+    """Losses and rates on the validation set by name, without the `val/` before them."""
+    (metrics,) = trainer.validate(task, datamodule=data, verbose=False)
+    return {name.removeprefix("val/"): float(value) for name, value in metrics.items()}
+
+
+def _sentence(task: RecognitionTask) -> str:
+    return "; ".join(f"{head} WER {errors}" for head, errors in task.errors.items())
+
+
+def _write_scores(trainer: Trainer, output: Path, scores: Mapping[str, Mapping[str, float]]) -> None:
+    if trainer.is_global_zero:
+        (output / SCORES).write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_scores(output: Path) -> dict[str, float]:
+    path = output / SCORES
+    scores: dict[str, dict[str, float]] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return scores.get("before", {})
+
+
+def _silent(line: str) -> None:
+    """Says nothing: only the first process speaks."""
+
+
+def _check_same_run(config: TrainConfig, output: Path) -> None:
+    """Raises ConfigError when the folder holds the run of another model, whose weights could not be used."""
+    record = output / RECORD
+    if not record.is_file():
+        return
+    old, new = load_mapping(record), to_dict(config)
+    for key in ("model", "tokenizer", "init_from"):
+        if old.get(key) != new[key]:
+            raise ConfigError(
+                f"{output} holds a run whose {key} was {old.get(key)!r}, and this one's is {new[key]!r}: "
+                "choose another output, or trainer.resume=never to start over"
+            )
+
+
+def _card(
+    config: TrainConfig, model: SpeechRecognizer, before: Mapping[str, float], after: Mapping[str, float]
+) -> str:
+    """The model card of a finished run."""
+    rows = [
+        f"| {name} | {before[name]:.4f} | {value:.4f} |" if name in before else f"| {name} | | {value:.4f} |"
+        for name, value in after.items()
+    ]
+    source = f"Fine-tuned from `{config.init_from}`." if config.init_from else "Trained from scratch."
+    return "\n".join(
+        [
+            f"# A {model.model_type} speech recogniser",
+            "",
+            f"{source} {model.num_parameters():,} parameters, {config.trainer.max_steps} steps, "
+            f"trained with aronnax {__version__}.",
+            "",
+            "On the validation set, before and after:",
+            "",
+            "| | before | after |",
+            "|---|---|---|",
+            *rows,
+            "",
+            "The whole configuration:",
+            "",
+            "```yaml",
+            to_yaml(config).rstrip(),
+            "```",
+            "",
+        ]
+    )
+
+
+def build_model(
+    config: TrainConfig, output: Path, *, resuming: bool = False, say: Callable[[str], None] = print
+) -> SpeechRecognizer:
+    """The model a run starts from: fresh, or a checkpoint with its changes and vocabulary applied."""
+    section = dict(config.model)
+    kind = section.pop("type", None)
+    if config.init_from is None:
+        if config.tokenizer.extends:
+            raise ConfigError("tokenizer.add and add_count extend a checkpoint's tokenizer: set init_from")
+        tokenizer = choose_tokenizer(config.tokenizer, config.data, output, resuming=resuming)
+        made: Any = model_class(_type(kind))
+        typed = _fresh_config(config, tokenizer.vocab_size)
+        fresh: SpeechRecognizer = made(typed, tokenizer)
+        return fresh
+    from aronnax.core.loading import load
+
+    loaded = load(config.init_from, device="cpu")
+    if not isinstance(loaded, SpeechRecognizer):
+        raise ConfigError(f"init_from: {config.init_from} is not a speech recogniser")
+    adapted = adapt(loaded, section, kind)
+    return with_tokenizer(adapted, config.tokenizer, config.data, output, resuming=resuming, say=say)
+
+
+def _type(kind: str | None) -> str:
+    if kind is None:
+        raise ConfigError("model.type is required without init_from: ctc, transducer or hybrid")
+    task_class(kind)
+    return kind
+
+
+def _fresh_config(config: TrainConfig, vocab_size: int) -> Any:
+    """The typed model config of a run from scratch; checks the task's section on the way."""
+    section = dict(config.model)
+    kind = _type(section.pop("type", None))
+    if "vocab_size" in section:
+        raise ConfigError("model.vocab_size comes from the tokenizer; leave it out")
+    from_dict(task_class(kind).Config, config.task, where="task")
+    return from_dict(model_class(kind).Config, {**section, "vocab_size": vocab_size}, where="model")

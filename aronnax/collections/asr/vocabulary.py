@@ -1,0 +1,134 @@
+"""The `tokenizer` section of a training: which pieces a model predicts, and how they come to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from aronnax.collections.asr.finetune import extend_tokenizer, replace_tokenizer
+from aronnax.collections.asr.recognizer import SpeechRecognizer
+from aronnax.collections.common.data import DataConfig, transcripts
+from aronnax.collections.common.text import (
+    CharacterTokenizer,
+    Tokenizer,
+    extend,
+    tokenizer_from_assets,
+    train_sentencepiece,
+)
+from aronnax.core.errors import ConfigError
+
+FOLDER = "tokenizer"
+"""Where below `output` a tokenizer made for a run is kept, so that the run can go on with the same one."""
+
+
+@dataclass(frozen=True)
+class TokenizerSection:
+    """From scratch, `path` or `kind` is needed; fine-tuning otherwise keeps the old one."""
+
+    path: str | None = None
+    """An existing tokenizer: a folder with `tokenizer.yaml` or `tokenizer.model`, or a SentencePiece file."""
+    kind: Literal["bpe", "unigram", "char", "characters"] | None = None
+    """Train one on the training transcripts: SentencePiece BPE, unigram or char, or plain characters."""
+    vocab_size: int = 1024
+    """Pieces to train."""
+    lower: bool = False
+    """Lower-case the texts of a trained SentencePiece model."""
+    add: tuple[str, ...] = ()
+    """Fine-tuning: pieces to add to the checkpoint's tokenizer; the rows of its old pieces are kept."""
+    add_count: int = 0
+    """Fine-tuning: how many more pieces to learn from the training transcripts and add."""
+    language: str | None = None
+    """The part of an aggregate tokenizer that `add` and `add_count` extend."""
+
+    def __post_init__(self) -> None:
+        if self.path and self.kind:
+            raise ConfigError("tokenizer.path and tokenizer.kind exclude each other: read one or train one")
+        if (self.path or self.kind) and self.extends:
+            raise ConfigError(
+                "tokenizer.add and tokenizer.add_count extend the checkpoint's own tokenizer, while "
+                "tokenizer.path and tokenizer.kind replace it: choose one way"
+            )
+
+    @property
+    def extends(self) -> bool:
+        """Whether pieces are added to the checkpoint's tokenizer."""
+        return bool(self.add) or self.add_count > 0
+
+
+def choose_tokenizer(
+    section: TokenizerSection, data: DataConfig, output: Path, *, resuming: bool = False
+) -> Tokenizer:
+    """The tokenizer `path` names, or one trained on the transcripts, which is then kept below `output`."""
+    if resuming and (output / FOLDER).is_dir():
+        return read_tokenizer(output / FOLDER)
+    if section.path is not None:
+        return read_tokenizer(Path(section.path))
+    if section.kind is None:
+        raise ConfigError(
+            "a model from scratch needs a tokenizer: set tokenizer.path, or tokenizer.kind to train one"
+        )
+    tokenizer: Tokenizer
+    if section.kind == "characters":
+        tokenizer = CharacterTokenizer(sorted({char for text in transcripts(data) for char in text}))
+    else:
+        tokenizer = train_sentencepiece(
+            transcripts(data), section.vocab_size, section.kind, lower=section.lower
+        )
+    write_tokenizer(tokenizer, output / FOLDER)
+    return tokenizer
+
+
+def with_tokenizer(
+    model: SpeechRecognizer,
+    section: TokenizerSection,
+    data: DataConfig,
+    output: Path,
+    *,
+    resuming: bool = False,
+    say: Callable[[str], None] = print,
+) -> SpeechRecognizer:
+    """A loaded model with its tokenizer kept, extended or replaced as the section asks."""
+    if section.path or section.kind:
+        tokenizer = choose_tokenizer(section, data, output, resuming=resuming)
+        say(f"tokenizer replaced: {tokenizer.vocab_size} pieces, their rows start afresh")
+        return replace_tokenizer(model, tokenizer)
+    if not section.extends:
+        return model
+    if model.tokenizer is None:
+        raise ConfigError("tokenizer.add: the checkpoint has no tokenizer to extend")
+    if resuming and (output / FOLDER).is_dir():
+        # The rows come from the checkpoint of the run; only their number matters here.
+        return replace_tokenizer(model, read_tokenizer(output / FOLDER))
+    texts: Iterator[str] = transcripts(data) if section.add_count else iter(())
+    extended, rows = extend(
+        model.tokenizer, section.add, texts=texts, count=section.add_count, language=section.language
+    )
+    write_tokenizer(extended, output / FOLDER)
+    added = rows.count(-1)
+    say(f"tokenizer extended by {added} pieces to {len(rows)}; the old {len(rows) - added} keep their rows")
+    return extend_tokenizer(model, extended, rows)
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer from its folder, or from a bare SentencePiece file; ConfigError if there is none."""
+    if path.is_dir() and (path / "tokenizer.yaml").is_file():
+        files = [file for file in path.rglob("*") if file.is_file()]
+        assets = {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
+        return tokenizer_from_assets(assets, str(path))
+    file = path / "tokenizer.model" if path.is_dir() else path
+    if file.is_file():
+        assets = {"tokenizer.yaml": b"type: sentencepiece\n", "tokenizer.model": file.read_bytes()}
+        return tokenizer_from_assets(assets, str(file))
+    raise ConfigError(f"tokenizer.path: {path} holds neither tokenizer.yaml nor tokenizer.model")
+
+
+def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Writes the files `read_tokenizer` reads."""
+    for name, content in tokenizer.assets().items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(file.name + ".part")
+        part.write_bytes(content)
+        part.replace(file)

@@ -1,0 +1,59 @@
+"""What a run saves: the state a killed run goes on from, and the best weights so far."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class Last(Callback):
+    """Saves the whole training state every so many steps and after the last one, always into the same file.
+
+    The file is written beside its place and renamed, so a kill at any moment leaves a whole checkpoint.
+    """
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path = path
+        self.every = every
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves when it is time; never between the batches of one accumulated step."""
+        step = trainer.global_step
+        if trainer.fit_loop._should_accumulate() or (step % self.every and step != trainer.max_steps):
+            return
+        part = self.path.with_name(self.path.name + ".part")
+        trainer.save_checkpoint(part, weights_only=False)
+        if trainer.is_global_zero:
+            os.replace(part, self.path)
+
+
+class Best(Callback):
+    """Keeps the checkpoint folder of the validation with the lowest value of one metric."""
+
+    def __init__(self, folder: Path, monitor: str) -> None:
+        self.folder = folder
+        self.monitor = monitor
+        self.lowest = float("inf")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Saves the model if it is the best of this run's training so far."""
+        value = trainer.callback_metrics.get(self.monitor)
+        if trainer.state.fn != "fit" or value is None or float(value) >= self.lowest:
+            return
+        self.lowest = float(value)
+        if trainer.is_global_zero:
+            card = f"Step {trainer.global_step}: {self.monitor} {self.lowest:.4f}, the lowest so far.\n"
+            pl_module.model.save_pretrained(self.folder, card=card)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lowest value so far."""
+        return {"lowest": self.lowest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on with the lowest value of the run that is resumed."""
+        self.lowest = float(state_dict["lowest"])
