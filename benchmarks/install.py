@@ -31,7 +31,9 @@ def measure(requirements: list[str]) -> dict[str, float]:
         before = time.perf_counter()
         subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)
         seconds = time.perf_counter() - before
-        listing = subprocess.run([python, "-m", "pip", "list", "--format=json"], check=True, capture_output=True)
+        listing = subprocess.run(
+            [python, "-m", "pip", "list", "--format=json"], check=True, capture_output=True
+        )
         packages = {entry["name"].lower() for entry in json.loads(listing.stdout)} - SCAFFOLD
         size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
         return {"packages": len(packages), "megabytes": round(size / 1e6), "seconds": round(seconds, 1)}

@@ -70,7 +70,9 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def alternate(sides: Mapping[str, Callable[[], float]], repeats: int = 5, warmup: int = 1) -> dict[str, float]:
+def alternate(
+    sides: Mapping[str, Callable[[], float]], repeats: int = 5, warmup: int = 1
+) -> dict[str, float]:
     """Call each side in turn `repeats` times after a warm-up; return each side's median seconds."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(warmup + repeats):

@@ -1,6 +1,6 @@
 """Every benchmark in turn, one after another so that none disturbs another; `make bench` runs this.
 
-    python benchmarks/run_all.py [NAME ...]
+python benchmarks/run_all.py [NAME ...]
 """
 
 from __future__ import annotations

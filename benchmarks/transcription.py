@@ -48,7 +48,9 @@ def measure(repeats: int) -> dict[str, dict[str, float]]:
         np.save(audio, clips(8))
         peer = Peer(nemo_python(), "nemo_transcription.py")
         rate = peer.call("build", path=path, clips=audio)
-        print(f"FastConformer-L TDT, random weights, {rate:.1f} tokens a second; {torch.get_num_threads()} threads")
+        print(
+            f"FastConformer-L TDT, random weights, {rate:.1f} tokens a second; {torch.get_num_threads()} threads"
+        )
         models = {"fp32": aronnax.load(path), "int8": aronnax.load(path, weights="int8")}
         rows = {}
         for batch in (1, 8):
@@ -62,7 +64,9 @@ def measure(repeats: int) -> dict[str, dict[str, float]]:
                 sides[f"aronnax {name}"] = partial(seconds, call)
             rows[f"batch {batch}"] = alternate(sides, repeats)
             frames = batch * CLIP_SECONDS * 12.5
-            rows[f"batch {batch}"]["fp32 matrix limit"] = encoder_products(models["fp32"], frames) / matrix_rate()
+            rows[f"batch {batch}"]["fp32 matrix limit"] = (
+                encoder_products(models["fp32"], frames) / matrix_rate()
+            )
         peer.close()
     return rows
 

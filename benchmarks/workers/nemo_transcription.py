@@ -32,7 +32,9 @@ def _tokenizer(folder: Path) -> None:
     sentencepiece.SentencePieceTrainer.train(
         input=str(text), model_prefix=str(folder / "tokenizer"), vocab_size=VOCABULARY, model_type="bpe"
     )
-    pieces = [line.split("\t")[0] for line in (folder / "tokenizer.vocab").read_text(encoding="utf-8").splitlines()]
+    pieces = [
+        line.split("\t")[0] for line in (folder / "tokenizer.vocab").read_text(encoding="utf-8").splitlines()
+    ]
     (folder / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8")
 
 
