@@ -6,14 +6,17 @@ Shapes: B batch, S samples, T frames, F mel bands, D width.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
 from aronnax.collections.asr.encoder import FastConformer
+from aronnax.collections.asr.inputs import is_single
 from aronnax.collections.common.audio.augment import SpecAugment
 from aronnax.collections.common.audio.features import LogMel
+from aronnax.collections.common.results import Transcript
 from aronnax.collections.common.text import Tokenizer, tokenizer_from_assets
 from aronnax.core.errors import OptionError
 from aronnax.core.model import Model
@@ -21,6 +24,9 @@ from aronnax.core.model import Model
 if TYPE_CHECKING:
     from aronnax.collections.asr.encoder import Attention, EncoderOutput
     from aronnax.collections.asr.hypothesis import Hypothesis
+    from aronnax.collections.asr.transcribing import Result
+
+R = TypeVar("R", bound="SpeechRecognizer")
 
 
 class SpeechRecognizer(Model):
@@ -37,7 +43,7 @@ class SpeechRecognizer(Model):
         self.encoder = FastConformer(config.encoder)
 
     @classmethod
-    def build(cls, config: Any, assets: Mapping[str, bytes]) -> SpeechRecognizer:
+    def build(cls: type[R], config: Any, assets: Mapping[str, bytes]) -> R:
         """The model of `config` with the tokenizer held by `assets` (none when there are no assets)."""
         return cls(config, tokenizer_from_assets(assets) if assets else None)
 
@@ -91,3 +97,90 @@ class SpeechRecognizer(Model):
         if head not in self.heads:
             raise OptionError(f"head {head!r} is not one of this model's heads: {', '.join(self.heads)}")
         return head
+
+    def transcribe(
+        self,
+        x: Any,
+        *,
+        batch_size: int = 8,
+        head: str | None = None,
+        timestamps: bool = True,
+        confidence: str | None = "tsallis",
+        chunk: str | float = "auto",
+        vad: str | None = None,
+        sample_rate: int | None = None,
+        language: str | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Transcript | list[Transcript]:
+        """The transcript of one recording, or a list of them for a list, a folder, a manifest or a CutSet.
+
+        x: a path, bytes or a binary file, an (array, rate) pair, an array or tensor with `sample_rate`, a
+            Lhotse cut, a NeMo manifest (.json or .jsonl), a folder, a CutSet, or any iterable of these.
+        batch_size: recordings encoded together; a row's result does not depend on it.
+        head: one of `heads`, the first by default.
+        timestamps: whether words and segments are made. confidence: "tsallis", "max_prob" or None.
+        chunk: how long recordings are read. "auto" chooses, "full" and "local" are the attention of one pass,
+            a number is the length of chunks in seconds. What was chosen stands in the transcript's `notes`.
+        vad: "energy" or "silero" decodes only where there is speech; times stay those of the recording.
+        language: written to the result; these models find the language by themselves.
+        progress: called with the seconds of audio finished since the last call.
+
+        May be called from many threads at once. The model must be in eval mode, as `load` gives it.
+        Raises OptionError for an option, AudioError or ManifestError for the first input that cannot be read;
+        `transcribe_iter` goes on instead.
+        """
+        results = self.transcribe_iter(
+            x,
+            batch_size=batch_size,
+            head=head,
+            timestamps=timestamps,
+            confidence=confidence,
+            chunk=chunk,
+            vad=vad,
+            sample_rate=sample_rate,
+            language=language,
+            progress=progress,
+        )
+        found: dict[int, Transcript] = {}
+        with closing(results):
+            for result in results:
+                if result.error is not None:
+                    raise result.error
+                assert result.transcript is not None
+                found[result.index] = result.transcript
+        return found[0] if is_single(x) else [found[index] for index in sorted(found)]
+
+    def transcribe_iter(
+        self,
+        x: Any,
+        *,
+        batch_size: int = 8,
+        head: str | None = None,
+        timestamps: bool = True,
+        confidence: str | None = "tsallis",
+        chunk: str | float = "auto",
+        vad: str | None = None,
+        sample_rate: int | None = None,
+        language: str | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Generator[Result, None, None]:
+        """Results as they finish, each with the index and name of its recording; options as in `transcribe`.
+
+        A recording that cannot be read gives a result with `error` set, and the others go on. Inputs are read
+        a little ahead in a thread, so that endless iterables are welcome.
+        """
+        from aronnax.collections.asr.transcribing import Options, transcribe_each
+
+        options = Options.checked(
+            self,
+            batch_size=batch_size,
+            head=head,
+            timestamps=timestamps,
+            confidence=confidence,
+            chunk=chunk,
+            vad=vad,
+            sample_rate=sample_rate,
+            language=language,
+            progress=progress,
+        )
+        return transcribe_each(self, x, options)

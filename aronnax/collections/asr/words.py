@@ -28,7 +28,7 @@ SEGMENT_GAP = 1.0
 class Clock:
     """How the frames of one piece of a recording become seconds of the whole.
 
-    The piece's frame 0 lies at sample `offset` of the recording, and nothing in it can end after sample `stop`.
+    The piece's frame 0 lies at sample `offset` of the recording, and nothing in it ends after sample `stop`.
     """
 
     samples_per_frame: int
@@ -74,8 +74,9 @@ class _Group:
 def words_of(hypothesis: Hypothesis, tokenizer: Tokenizer, clock: Clock) -> list[Word]:
     """Words of a hypothesis, rising in time and inside the recording.
 
-    A word goes from its first token's frame to its last token's frame plus duration; punctuation belongs to the
-    word before it and takes no time. A word's confidence is the smallest among its tokens (punctuation aside).
+    A word goes from its first token's frame to its last token's frame plus duration; punctuation belongs to
+    the word before it and takes no time. A word's confidence is the smallest among its tokens' (punctuation
+    aside).
     """
     groups = _attach_punctuation(_grouped(_tokens(hypothesis, tokenizer, clock), tokenizer), tokenizer)
     spans = _rising([(group.said[0].start, group.said[-1].end) for group in groups])

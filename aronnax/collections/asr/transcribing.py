@@ -1,0 +1,280 @@
+"""From inputs to transcripts: opened ahead, batched by length, heard by the one engine.
+
+Everything here lives in the call: neither the model nor any module-level state is changed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from aronnax.collections.asr.inputs import Source, Stream, is_single, sources
+from aronnax.collections.asr.long_form import memory, plan
+from aronnax.collections.asr.long_form.engine import (
+    Heard,
+    Row,
+    Settings,
+    hear_rows,
+    hear_stream,
+)
+from aronnax.collections.asr.long_form.plan import Plan
+from aronnax.collections.asr.reading_ahead import Failed, Group, Opened, batches, groups, in_thread, opened
+from aronnax.collections.asr.words import segments_of, words_of
+from aronnax.collections.common.results import Transcript, Word
+from aronnax.core.errors import AronnaxError, OptionError
+
+if TYPE_CHECKING:
+    from aronnax.collections.asr.recognizer import SpeechRecognizer
+
+logger = logging.getLogger(__name__)
+
+CONFIDENCES = ("tsallis", "max_prob", None)
+GATES = ("energy", "silero", None)
+
+PAUSE_SECONDS = 1.0
+"""Silences shorter than this are decoded with the speech around them, which keeps its context."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keywords of `transcribe`, checked."""
+
+    batch_size: int
+    head: str
+    timestamps: bool
+    confidence: str | None
+    chunk: str | float
+    vad: str | None
+    sample_rate: int | None
+    language: str | None
+    progress: Callable[[float], None] | None
+
+    @classmethod
+    def checked(cls, model: SpeechRecognizer, *, head: str | None, **given: Any) -> Options:
+        """The options of a call; OptionError names the one the model cannot honour."""
+        if model.training:
+            raise OptionError(
+                "the model is in training mode, where dropout is active: call model.eval() first"
+            )
+        if model.tokenizer is None:
+            raise OptionError("the model has no tokenizer, so its tokens cannot be turned into text")
+        options = cls(head=model.choose_head(head), **given)
+        size = options.batch_size
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise OptionError(f"batch_size={size!r} must be a whole number of at least 1")
+        _check_known("confidence", options.confidence, CONFIDENCES)
+        _check_known("vad", options.vad, GATES)
+        plan.check_chunk(options.chunk)
+        languages = getattr(model.tokenizer, "languages", ())
+        if options.language is not None and languages:
+            _check_known("language", options.language, languages)
+        return options
+
+    @property
+    def settings(self) -> Settings:
+        """The part of them that the engine needs."""
+        return Settings(self.batch_size, self.head, self.confidence)
+
+
+def _check_known(name: str, value: Any, known: Sequence[Any]) -> None:
+    if value not in known:
+        raise OptionError(f"{name}={value!r} is not known: use one of {', '.join(map(repr, known))}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one input: a transcript, or the error that stands in its place."""
+
+    index: int
+    source: str | None
+    transcript: Transcript | None = None
+    error: AronnaxError | None = None
+
+
+def transcribe_each(model: SpeechRecognizer, x: Any, options: Options) -> Generator[Result, None, None]:
+    """A result for every recording of an input, as they finish; `index` counts recordings in input order."""
+    found = sources(x, options.sample_rate)
+    ready = groups(opened(found, partial(_open, model, options)), options.batch_size)
+    with closing(ready if is_single(x) else in_thread(ready)) as read:
+        for group in read:
+            yield from _hear_group(model, group, options)
+
+
+def _open(model: SpeechRecognizer, options: Options, index: int, source: Source) -> Opened:
+    stream = source.open(model.sample_rate)
+    needed = _pass_bytes(model, stream.samples)
+    free = memory.free_bytes(model.device)
+    chosen = plan.choose(
+        model.config, stream.samples, chunk=options.chunk, needed_bytes=needed, free_bytes=free
+    )
+    logger.info("%s: %s", source.name or "array", chosen.reason)
+    whole = chosen.kind == "full" and options.vad is None
+    if not whole and stream.samples >= model.samples_per_frame:
+        return Opened(index, source, stream, chosen, None)
+    signal = stream.read(0, stream.samples)
+    stream.close()
+    return Opened(index, source, stream, chosen, signal)
+
+
+def _hear_group(model: SpeechRecognizer, group: Group, options: Options) -> Iterator[Result]:
+    """Results of one group: what failed, then batches of short recordings, then the long ones."""
+    for item in group:
+        if isinstance(item, Failed):
+            yield Result(item.index, item.name, error=item.error)
+    recordings = [item for item in group if isinstance(item, Opened)]
+    short = [recording for recording in recordings if recording.signal is not None]
+    for batch in batches(short, options.batch_size, partial(_rows_that_fit, model)):
+        yield from _hear_batch(model, batch, options)
+    for recording in recordings:
+        if recording.signal is None:
+            yield _hear_long(model, recording, options)
+
+
+def _hear_batch(model: SpeechRecognizer, batch: list[Opened], options: Options) -> Iterator[Result]:
+    audible = [recording for recording in batch if recording.samples >= model.samples_per_frame]
+    rows = [Row(recording.signal) for recording in audible if recording.signal is not None]
+    heard = hear_rows(model, rows, options.settings) if rows else []
+    by_index = {recording.index: one for recording, one in zip(audible, heard)}
+    for recording in batch:
+        one = by_index.get(recording.index)
+        notes = [] if one else [f"shorter than one frame of the model ({model.samples_per_frame} samples)"]
+        if options.progress is not None:
+            options.progress(recording.samples / model.sample_rate)
+        transcript = _transcript(model, recording, [one] if one else [], options, notes)
+        yield Result(recording.index, recording.name, transcript)
+
+
+def _hear_long(model: SpeechRecognizer, recording: Opened, options: Options) -> Result:
+    """A recording read by itself: in chunks, with local attention, or only where there is speech."""
+    try:
+        if options.vad is not None:
+            heard, notes = _hear_speech(model, recording, options)
+        else:
+            rows = _rows_at_once(model, recording.plan, options)
+            heard = [
+                hear_stream(
+                    model,
+                    recording.stream,
+                    recording.plan,
+                    options.settings,
+                    rows_at_once=rows,
+                    progress=options.progress,
+                )
+            ]
+            notes = [recording.plan.note] if recording.plan.note else []
+    except AronnaxError as error:
+        return Result(recording.index, recording.name, error=error)
+    finally:
+        recording.stream.close()
+    return Result(recording.index, recording.name, _transcript(model, recording, heard, options, notes))
+
+
+def _hear_speech(
+    model: SpeechRecognizer, recording: Opened, options: Options
+) -> tuple[list[Heard], list[str]]:
+    """Hypotheses of the stretches in which the gate hears speech; the others are not decoded."""
+    assert options.vad is not None, "without a gate everything is heard"
+    heard: list[Heard] = []
+    spoken = 0
+    reasons: list[str] = []
+    spans = _spans(recording.stream, options.vad, model.samples_per_frame)
+    while batch := list(islice(spans, options.batch_size)):
+        plans = [_plan_span(model, stop - start, options) for start, stop in batch]
+        spoken += sum(stop - start for start, stop in batch)
+        heard.extend(_hear_spans(model, recording.stream, batch, plans, options))
+        reasons.extend(chosen.reason for chosen in plans if chosen.note and chosen.reason not in reasons)
+    share = spoken / recording.samples
+    if options.progress is not None:
+        options.progress((recording.samples - spoken) / model.sample_rate)
+    return heard, [f"voice activity gate {options.vad!r}: {share:.0%} of the recording decoded", *reasons]
+
+
+def _hear_spans(
+    model: SpeechRecognizer,
+    stream: Stream,
+    spans: list[tuple[int, int]],
+    plans: list[Plan],
+    options: Options,
+) -> Iterator[Heard]:
+    """Spans in order, those that are read at once in one batch when they fit together."""
+    longest = max(stop - start for start, stop in spans)
+    together = all(chosen.kind == "full" for chosen in plans)
+    if together and _rows_that_fit(model, longest) >= len(spans):
+        rows = [Row(stream.read(start, stop), start) for start, stop in spans]
+        yield from hear_rows(model, rows, options.settings)
+        if options.progress is not None:
+            options.progress(sum(len(row.signal) for row in rows) / model.sample_rate)
+        return
+    for (start, stop), chosen in zip(spans, plans):
+        yield hear_stream(
+            model,
+            stream,
+            chosen,
+            options.settings,
+            rows_at_once=_rows_at_once(model, chosen, options),
+            start=start,
+            stop=stop,
+            progress=options.progress,
+        )
+
+
+def _plan_span(model: SpeechRecognizer, samples: int, options: Options) -> Plan:
+    return plan.choose(
+        model.config,
+        samples,
+        chunk=options.chunk,
+        needed_bytes=_pass_bytes(model, samples),
+        free_bytes=memory.free_bytes(model.device),
+    )
+
+
+def _spans(stream: Any, gate: Any, samples_per_frame: int) -> Iterator[tuple[int, int]]:
+    """Samples [start, stop) in which a gate hears speech, in order; they start with a frame of the recording."""
+    from aronnax.collections.common.audio.activity import ActivityConfig, speech_regions
+
+    config = ActivityConfig(min_silence=PAUSE_SECONDS)
+    for start, stop in speech_regions(stream, detector=gate, config=config):
+        yield start - start % samples_per_frame, stop
+
+
+def _transcript(
+    model: SpeechRecognizer, recording: Opened, heard: list[Heard], options: Options, notes: list[str]
+) -> Transcript:
+    tokenizer = model.tokenizer
+    assert tokenizer is not None  # checked with the options
+    texts = [tokenizer.decode(one.hypothesis.tokens) for one in heard]
+    words: list[Word] = []
+    if options.timestamps:
+        words = [word for one in heard for word in words_of(one.hypothesis, tokenizer, one.clock)]
+    return Transcript(
+        text=" ".join(text for text in texts if text),
+        duration=recording.samples / model.sample_rate,
+        words=tuple(words),
+        segments=tuple(segments_of(words)),
+        model=model.source,
+        source=recording.name,
+        language=options.language or recording.source.language,
+        notes=tuple(notes),
+    )
+
+
+def _rows_at_once(model: SpeechRecognizer, chosen: Plan, options: Options) -> int:
+    """Windows of a long recording that are encoded together."""
+    if chosen.windows is None:
+        return 1
+    return min(options.batch_size, _rows_that_fit(model, chosen.windows.samples))
+
+
+def _rows_that_fit(model: SpeechRecognizer, samples: int) -> int:
+    """How many rows of so many samples can be encoded in the memory that is free now; at least one."""
+    free = plan.SHARE_OF_MEMORY * memory.free_bytes(model.device)
+    return max(int(free // max(_pass_bytes(model, samples), 1)), 1)
+
+
+def _pass_bytes(model: SpeechRecognizer, samples: int) -> int:
+    return memory.pass_bytes(model.config, samples / model.sample_rate, model.dtype.itemsize)
