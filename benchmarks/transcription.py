@@ -1,4 +1,4 @@
-"""Whole transcription beside NeMo: the same FastConformer-L TDT weights and 10 s clips, fp32 and int8, batch 1 and 8.
+"""Whole transcription beside NeMo: the same FastConformer-L TDT weights and 10 s clips, fp32 and int8, batch 1, 8.
 
 Both sides go from samples in memory to text through their public `transcribe`. The machine's fp32 matrix limit is
 printed too: the encoder's multiplications alone, done at the best speed a large matrix product reaches here.

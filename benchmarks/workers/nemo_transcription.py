@@ -122,7 +122,8 @@ def build(path: str, clips: str, head: str = "tdt") -> float:
     """Make the model with seeded random weights, keep it, and write it to `path` as a .nemo archive.
 
     With random weights every frame would emit as many tokens as it may. The bias of the blank is therefore set, by
-    bisection on the .npy file `clips`, to where the model emits `TOKEN_RATE` tokens a second; returns the rate reached.
+    bisection on the .npy file `clips`, to where the model emits `TOKEN_RATE` tokens a second;
+    the rate reached is returned.
     """
     global _model
     from nemo.collections.asr.models import EncDecRNNTBPEModel
