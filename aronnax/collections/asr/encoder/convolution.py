@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from aronnax.collections.asr.encoder.config import FastConformerConfig
 from aronnax.collections.common.nn.derived import Derived
-from aronnax.collections.common.nn.linear import PointwiseConv
+from aronnax.collections.common.nn.linear import PointwiseConv, depthwise
 
 
 class ConvolutionModule(nn.Module):
-    """Pointwise, GLU, depthwise, norm, SiLU, pointwise; in inference a batch norm is folded into the kernel."""
+    """Pointwise, GLU, depthwise, norm, SiLU, pointwise; a batch norm is folded in inference."""
 
     def __init__(self, config: FastConformerConfig) -> None:
         super().__init__()
@@ -43,11 +43,7 @@ class ConvolutionModule(nn.Module):
         return self.pointwise_conv2(F.silu(x, inplace=not torch.is_grad_enabled()))
 
     def _depthwise(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        left, right = self.context
-        # As a picture one pixel wide in channels-last order: no transposition is ever copied.
-        picture = F.pad(x, (0, 0, left, right)).transpose(1, 2)[:, :, :, None]
-        picture = F.conv2d(picture, weight[:, :, :, None], bias, groups=weight.shape[0])
-        return picture[:, :, :, 0].transpose(1, 2)
+        return depthwise(x, weight, bias, *self.context)
 
     def _normalise(self, x: Tensor) -> Tensor:
         if isinstance(self.batch_norm, nn.LayerNorm):
@@ -57,7 +53,8 @@ class ConvolutionModule(nn.Module):
     def _fold(self, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
         conv = self.depthwise_conv
         mean, variance = norm.running_mean, norm.running_var
-        assert mean is not None and variance is not None
+        assert mean is not None
+        assert variance is not None
         tracked = [conv.weight, norm.weight, norm.bias, mean, variance]
         if conv.bias is not None:
             tracked.append(conv.bias)

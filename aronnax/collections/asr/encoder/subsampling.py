@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aronnax.collections.asr.encoder.config import FastConformerConfig
+from aronnax.collections.common.nn.linear import Linear, linear
 from aronnax.collections.common.nn.masks import valid_frames
 
-CHUNK = 1024
+CHUNK = 32
 """Encoder frames that are subsampled at a time: bounds the memory of hours-long input, changes no number."""
 
 Length = TypeVar("Length", int, Tensor)
@@ -35,7 +36,7 @@ class Convolutions(nn.Sequential):
             layers.append(nn.Conv2d(before, channels, 3, stride=2, padding=padding, groups=groups))
             if groups > 1:
                 layers.append(nn.Conv2d(channels, channels, 1))
-            layers.append(nn.ReLU())
+            layers.append(nn.ReLU(inplace=True))
         super().__init__(*layers)
         self.causal = config.causal_downsampling
 
@@ -49,7 +50,7 @@ class Convolutions(nn.Sequential):
                     lengths = self.halved(lengths)
                 if self.causal:
                     x = F.pad(x, (2, 1, 2, 1))
-            x = layer(x)
+            x = _pointwise(layer, x) if isinstance(layer, nn.Conv2d) and not strided else layer(x)
         return x
 
     def halved(self, length: Length) -> Length:
@@ -57,6 +58,12 @@ class Convolutions(nn.Sequential):
         if isinstance(length, Tensor):
             return torch.where(length > 0, (length + sum(self.pads) - 3) // 2 + 1, torch.zeros_like(length))
         return (length + sum(self.pads) - 3) // 2 + 1 if length > 0 else 0
+
+
+def _pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A convolution of kernel one as a product over the innermost channels."""
+    x = linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias)
+    return x.permute(0, 3, 1, 2)
 
 
 class ConvSubsampling(nn.Module):
@@ -72,7 +79,7 @@ class ConvSubsampling(nn.Module):
         bands = config.feat_in
         for _ in range(self.stages):
             bands = self.conv.halved(bands)
-        self.out = nn.Linear(channels * bands, config.d_model)
+        self.out = Linear(channels * bands, config.d_model)
 
     def output_length(self, frames: Length) -> Length:
         """Encoder frames of so many feature frames."""
@@ -109,7 +116,7 @@ class ConvSubsampling(nn.Module):
         last = self.factor * (stop - 1) + 1 if self.conv.causal else self.factor * stop
         last = row.shape[0] if stop == total else last
         piece = row[self.factor * (start - drop) : last]
-        return self._project(self.conv(piece[None, None]))[0, drop : drop + stop - start]
+        return self._project(self.conv(piece[None, None].contiguous(memory_format=torch.channels_last)))[0, drop : drop + stop - start]
 
     def _project(self, x: Tensor) -> Tensor:
         return self.out(x.transpose(1, 2).flatten(2))

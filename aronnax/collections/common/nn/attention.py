@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aronnax.collections.common.nn.derived import Derived
+from aronnax.collections.common.nn.linear import Linear
 from aronnax.collections.common.nn.masks import valid_frames
 from aronnax.collections.common.nn.positions import relative_positions
 from aronnax.collections.common.nn.windows import MASKED, Attention, Block, plan_blocks
@@ -74,18 +75,18 @@ class RelativeAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
-        self.linear_q = nn.Linear(width, width, bias=bias)
-        self.linear_k = nn.Linear(width, width, bias=bias)
-        self.linear_v = nn.Linear(width, width, bias=bias)
-        self.linear_out = nn.Linear(width, width, bias=bias)
-        self.linear_pos = nn.Linear(width, width, bias=False)
+        self.linear_q = Linear(width, width, bias=bias)
+        self.linear_k = Linear(width, width, bias=bias)
+        self.linear_v = Linear(width, width, bias=bias)
+        self.linear_out = Linear(width, width, bias=bias)
+        self.linear_pos = Linear(width, width, bias=False)
         self.pos_bias_u = nn.Parameter(torch.zeros(heads, width // heads))
         self.pos_bias_v = nn.Parameter(torch.zeros(heads, width // heads))
         self.separate_global = separate_global
         if separate_global:
-            self.global_q = nn.Linear(width, width, bias=bias)
-            self.global_k = nn.Linear(width, width, bias=bias)
-            self.global_v = nn.Linear(width, width, bias=bias)
+            self.global_q = Linear(width, width, bias=bias)
+            self.global_k = Linear(width, width, bias=bias)
+            self.global_v = Linear(width, width, bias=bias)
         self.scale = 1.0 / math.sqrt(width // heads)
         self.projected = Derived()
 
