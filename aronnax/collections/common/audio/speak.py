@@ -68,7 +68,9 @@ class _Engine:
             _SYNCHRONOUS, 0, str(self.data.parent).encode(), _DONT_EXIT
         )
         if self.sample_rate <= 0:
-            raise AronnaxError(f"espeak-ng could not start with its data in {self.data}: reinstall espeakng-loader")
+            raise AronnaxError(
+                f"espeak-ng could not start with its data in {self.data}: reinstall espeakng-loader"
+            )
         self.chunks: list[np.ndarray] = []
         self.callback = _CALLBACK(self._receive)  # kept: the library holds only a bare pointer
         self.library.espeak_SetSynthCallback(self.callback)
@@ -137,6 +139,8 @@ def _with_engine(use: Callable[[_Engine], Any]) -> Any:
 
 class EspeakSynthesizer:
     """espeak-ng inside this process; calls from several threads take turns.
+
+    Its voices flutter: the same call gives audio that differs by a few samples in length each time.
 
     A voice is a language (`en-us`, `en-gb-scotland`, `de`) with an optional variant after a plus sign
     (`en-us+f2`, `en+klatt3`).

@@ -60,6 +60,8 @@ def _respeak(signal: Tensor, sample_rate: int, formant: Tensor, tempo: Tensor) -
     """Signal [B, S] with its envelope stretched by `formant` [B] and its tempo changed by `tempo` [B]."""
     n_fft = 2 ** round(math.log2(sample_rate * _FRAME_SECONDS))
     hop, window = n_fft // 4, torch.hann_window(n_fft)
+    # Silence behind every row, so that its end is the same alone and in a batch.
+    signal = F.pad(signal, (0, n_fft))
     spectrum = torch.stft(signal, n_fft, hop, window=window, return_complex=True, pad_mode="constant")
     magnitude, phase = spectrum.abs().clamp_min(1e-7), spectrum.angle()
     magnitude = magnitude * _envelope_change(magnitude, sample_rate, formant)
@@ -89,9 +91,7 @@ def _stretch_axis(values: Tensor, position: Tensor) -> Tensor:
     return values.gather(1, index) * (1 - share) + values.gather(1, index + 1) * share
 
 
-def _vocoder(
-    magnitude: Tensor, phase: Tensor, hop: int, n_fft: int, tempo: Tensor
-) -> tuple[Tensor, Tensor]:
+def _vocoder(magnitude: Tensor, phase: Tensor, hop: int, n_fft: int, tempo: Tensor) -> tuple[Tensor, Tensor]:
     """Magnitudes and phases [B, F, T'] played at `tempo` [B]; T' is that of the slowest row."""
     frames = magnitude.shape[-1]
     position = torch.arange(math.ceil(frames / float(tempo.min())) + 1) * tempo[:, None]
@@ -124,7 +124,9 @@ def warp_bands(features: Tensor, factor: Tensor, sample_rate: int) -> Tensor:
 
 def _mel(hertz: Tensor) -> Tensor:
     """Slaney's mel scale: linear to 1 kHz, logarithmic above."""
-    return torch.where(hertz < 1000, hertz * 3 / 200, 15 + 27 * (hertz.clamp_min(1) / 1000).log() / math.log(6.4))
+    return torch.where(
+        hertz < 1000, hertz * 3 / 200, 15 + 27 * (hertz.clamp_min(1) / 1000).log() / math.log(6.4)
+    )
 
 
 def _hertz(mel: Tensor) -> Tensor:
@@ -187,7 +189,9 @@ def trim_room(response: np.ndarray, sample_rate: int, seconds: float) -> Tensor:
 def reverberate(signal: Tensor, rooms: Tensor) -> Tensor:
     """Signal [B, S] heard in `rooms` [B, R], cut to its own length."""
     size = signal.shape[1] + rooms.shape[1]
-    return torch.fft.irfft(torch.fft.rfft(signal, size) * torch.fft.rfft(rooms, size), size)[:, : signal.shape[1]]
+    return torch.fft.irfft(torch.fft.rfft(signal, size) * torch.fft.rfft(rooms, size), size)[
+        :, : signal.shape[1]
+    ]
 
 
 def add_noise(signal: Tensor, lengths: Tensor, noise: Tensor, decibels: Tensor) -> Tensor:
