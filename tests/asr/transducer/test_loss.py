@@ -36,10 +36,17 @@ def every_path(logits, targets, durations, sigma=0.0):
     return torch.logsumexp(torch.stack(paths(0, 0)), 0)
 
 
-CASES = [((), 0.0), ((0, 1), 0.0), ((0, 1, 2, 3, 4), 0.05), ((1, 2), 0.0), ((0, 1, 2, 4), 0.3), ((2, 1, 0), 0.1)]
+CASES = [
+    ((), 0.0),
+    ((0, 1), 0.0),
+    ((0, 1, 2, 3, 4), 0.05),
+    ((1, 2), 0.0),
+    ((0, 1, 2, 4), 0.3),
+    ((2, 1, 0), 0.1),
+]
 
 
-@pytest.mark.parametrize("durations, sigma", CASES)
+@pytest.mark.parametrize(("durations", "sigma"), CASES)
 def test_losses_and_gradients_equal_every_alignment_written_out(durations, sigma):
     torch.manual_seed(len(durations))
     lengths, token_counts = torch.tensor([4, 5, 2, 5]), torch.tensor([3, 2, 1, 0])
@@ -53,7 +60,9 @@ def test_losses_and_gradients_equal_every_alignment_written_out(durations, sigma
         ours = rnnt_loss(logits, targets, lengths, token_counts, reduction="none")
     truth = torch.stack(
         [
-            -every_path(logits[b, : lengths[b]], tuple(targets[b, : token_counts[b]].tolist()), durations, sigma)
+            -every_path(
+                logits[b, : lengths[b]], tuple(targets[b, : token_counts[b]].tolist()), durations, sigma
+            )
             for b in range(4)
         ]
     )

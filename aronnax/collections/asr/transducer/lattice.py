@@ -89,16 +89,15 @@ def _mask(arcs: list[Arc], weights: Tensor, lengths: Tensor, target_lengths: Ten
     left = lengths.view(-1, 1, 1) - t
     missing = target_lengths.view(-1, 1, 1) - u
     for k, arc in enumerate(arcs):
-        if arc.emits:
-            outside = (left <= arc.advance) | (missing <= 0)
-        else:
-            outside = (left < arc.advance) | (missing < 0)
+        # A token may not end the row: at least one frame and one token must be left for it.
+        spare = int(arc.emits)
+        outside = (left < arc.advance + spare) | (missing < spare)
         weights[k].masked_fill_(outside, IMPOSSIBLE)
     return weights
 
 
 def _cells(skewed: Tensor, t: int, u: int, frames: int, columns: int) -> Tensor:
-    """View [B, frames, columns] of `skewed` [N, B, U1] whose element (i, j) lies on diagonal t+i + u+j, column u+j."""
+    """View [B, frames, columns] of `skewed` [N, B, U1]; element (i, j) is on diagonal t+i + u+j, column u+j."""
     by_diagonal, by_row, by_column = skewed.stride()
     offset = skewed.storage_offset() + (t + u) * by_diagonal + u * by_column
     strides = (by_row, by_diagonal, by_diagonal + by_column)

@@ -7,44 +7,33 @@ arXiv:2010.11148 (FastEmit).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from aronnax.collections.asr.transducer.cells import (
+    Occupancy,
+    Reduction,
+    TransducerCriterion,
+    arc_weights,
+    cell_scores,
+    fit_targets,
+    logit_gradient,
+    next_label,
+    reduction_weights,
+    weighted_sum,
+)
+from aronnax.collections.asr.transducer.fused import fused_transducer_loss
 from aronnax.collections.asr.transducer.lattice import lattice, transducer_arcs
 
-Reduction = Literal["mean_batch", "mean", "mean_volume", "sum", "none"]
+if TYPE_CHECKING:
+    from aronnax.collections.asr.batch import SpeechBatch
+    from aronnax.collections.asr.encoder import EncoderOutput
+    from aronnax.collections.asr.transducer.model import TransducerModel
 
-
-@dataclass(frozen=True)
-class TransducerCriterion:
-    """What is minimised: RNN-T without `durations`, else TDT."""
-
-    durations: tuple[int, ...] = ()
-    """Frames each duration output stands for; empty for RNN-T."""
-    sigma: float = 0.0
-    """Logit under-normalisation of TDT: subtracted from every token's log-probability."""
-    omega: float = 0.0
-    """Probability with which a call uses the RNN-T loss of the token outputs instead of TDT."""
-    fastemit: float = 0.0
-    """FastEmit's lambda: gradients of emissions, and the value, grow by 1 + lambda."""
-
-    def sampled(self) -> TransducerCriterion:
-        """The criterion of this call, after drawing from `omega` on torch's CPU generator."""
-        if self.durations and self.omega > 0 and float(torch.rand(())) < self.omega:
-            return TransducerCriterion(fastemit=self.fastemit)
-        return self
-
-
-@dataclass
-class CellScores:
-    """Log-probabilities out of every lattice node: all tokens [B, T, U1, V+1] and durations [B, T, U1, D] or None."""
-
-    tokens: Tensor
-    durations: Tensor | None
+__all__ = ["fused_transducer_loss", "losses", "rnnt_loss", "tdt_loss"]
 
 
 def rnnt_loss(
@@ -85,95 +74,38 @@ def tdt_loss(
     return reduce_losses(losses, target_lengths, reduction)
 
 
-def fit_targets(targets: Tensor, columns: int, blank: int) -> Tensor:
-    """Cut `targets` [B, U] to `columns` - 1 tokens and make the padding valid as an index."""
-    if targets.shape[1] < columns - 1:
-        raise ValueError(f"targets hold {targets.shape[1]} tokens a row, but the logits have room for {columns - 1}")
-    return targets[:, : columns - 1].long().clamp(0, blank)
+def losses(
+    model: TransducerModel,
+    output: EncoderOutput,
+    batch: SpeechBatch,
+    *,
+    sigma: float = 0.0,
+    omega: float = 0.0,
+    fastemit: float = 0.0,
+    reduction: Reduction = "mean_batch",
+) -> dict[str, Tensor]:
+    """The loss of the transducer head by its name, without ever holding all scores at once."""
+    loss = fused_transducer_loss(
+        model.joint,
+        output.states,
+        model.decoder(batch.tokens),
+        batch.tokens,
+        output.lengths,
+        batch.token_lengths,
+        durations=model.config.durations,
+        sigma=sigma,
+        omega=omega if model.training else 0.0,
+        fastemit=fastemit,
+        reduction=reduction,
+    )
+    return {model.heads[0]: loss}
 
 
 def reduce_losses(losses: Tensor, target_lengths: Tensor, reduction: Reduction) -> Tensor:
     """Reduce per-row `losses` [B]: `mean_volume` divides their sum by all tokens, `mean` each row by its own."""
     if reduction == "none":
         return losses
-    return (losses * reduction_weights(target_lengths, reduction).to(losses)).sum()
-
-
-def reduction_weights(target_lengths: Tensor, reduction: Reduction) -> Tensor:
-    """Factor [B] with which each row's loss enters the reduced one."""
-    ones = torch.ones_like(target_lengths, dtype=torch.float64)
-    if reduction == "sum":
-        return ones
-    if reduction == "mean_batch":
-        return ones / len(ones)
-    if reduction == "mean_volume":
-        return ones / target_lengths.sum().clamp(min=1)
-    if reduction == "mean":
-        return ones / target_lengths.clamp(min=1) / len(ones)
-    raise ValueError(f"reduction is {reduction!r}; use mean_batch, mean, mean_volume, sum or none")
-
-
-def cell_scores(logits: Tensor, n_durations: int) -> CellScores:
-    """Split `logits` [..., V+1+D] into separately normalised token and duration log-probabilities (float32 or more)."""
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    if not n_durations:
-        return CellScores(torch.log_softmax(logits, dim=-1, dtype=dtype), None)
-    tokens = torch.log_softmax(logits[..., :-n_durations], dim=-1, dtype=dtype)
-    return CellScores(tokens, torch.log_softmax(logits[..., -n_durations:], dim=-1, dtype=dtype))
-
-
-def arc_weights(
-    blank: Tensor, label: Tensor, durations: Tensor | None, criterion: TransducerCriterion
-) -> Tensor:
-    """Stack [K, B, T, U1] of the log-probability of each arc, from those of blank, next label and durations."""
-    if durations is None:
-        return torch.stack([blank, label])
-    by_duration = durations.movedim(-1, 0)
-    blanks = [k for k, d in enumerate(criterion.durations) if d > 0]
-    weights = torch.cat([by_duration[blanks] + blank, by_duration + label])
-    return weights - criterion.sigma
-
-
-def next_label(tokens: Tensor, targets: Tensor) -> Tensor:
-    """Log-probability [B, T, U1] of the token that follows at each node; the last column is never used."""
-    index = torch.nn.functional.pad(targets, (0, 1))[:, None, :, None].expand(-1, tokens.shape[1], -1, 1)
-    return tokens.gather(-1, index).squeeze(-1)
-
-
-@dataclass
-class Occupancy:
-    """Posterior probabilities of blank, label [B, T, U1] and duration [B, T, U1, D] steps, scaled for the gradient."""
-
-    blank: Tensor
-    label: Tensor
-    durations: Tensor | None
-
-    @classmethod
-    def from_arcs(cls, posterior: Tensor, criterion: TransducerCriterion, dtype: torch.dtype) -> Occupancy:
-        """Collect the arcs' posteriors [K, B, T, U1]; FastEmit weighs the emissions."""
-        durations = criterion.durations
-        if not durations:
-            blank, label = posterior.to(dtype)
-            return cls(blank, label * (1 + criterion.fastemit), None)
-        positive = [k for k, d in enumerate(durations) if d > 0]
-        blanks, labels = posterior.to(dtype).split([len(positive), len(durations)])
-        labels = labels * (1 + criterion.fastemit)
-        per_duration = labels.clone()
-        per_duration[positive] += blanks
-        return cls(blanks.sum(0), labels.sum(0), per_duration.movedim(0, -1))
-
-
-def logit_gradient(scores: CellScores, occupancy: Occupancy, targets: Tensor) -> Tensor:
-    """Gradient [B, T, U1, V+1(+D)] of the negative log-likelihood for the logits; overwrites `scores`."""
-    total = occupancy.blank + occupancy.label
-    tokens = scores.tokens.add_(total.log().unsqueeze(-1)).exp_()
-    tokens[..., -1] -= occupancy.blank
-    index = torch.nn.functional.pad(targets, (0, 1))[:, None, :, None].expand(-1, tokens.shape[1], -1, 1)
-    tokens.scatter_add_(-1, index, -occupancy.label.unsqueeze(-1))
-    if scores.durations is None or occupancy.durations is None:
-        return tokens
-    durations = scores.durations.exp_().mul_(total.unsqueeze(-1)).sub_(occupancy.durations)
-    return torch.cat([tokens, durations], dim=-1)
+    return weighted_sum(losses, reduction_weights(target_lengths, reduction).to(losses))
 
 
 class _TransducerLoss(torch.autograd.Function):
