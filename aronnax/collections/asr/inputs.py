@@ -113,7 +113,7 @@ def is_single(x: Any) -> bool:
         return not (path.is_dir() or _is_manifest(path))
     if _is_rated_array(x) or _is_cut(x):
         return True
-    return isinstance(x, (bytes, bytearray, np.ndarray, torch.Tensor, Mapping)) or hasattr(x, "read")
+    return isinstance(x, (Source, bytes, bytearray, np.ndarray, torch.Tensor, Mapping)) or hasattr(x, "read")
 
 
 def sources(x: Any, sample_rate: int | None = None) -> Iterator[Source | AronnaxError]:
@@ -122,7 +122,9 @@ def sources(x: Any, sample_rate: int | None = None) -> Iterator[Source | Aronnax
     `sample_rate` is the rate of bare arrays and tensors.
     """
     try:
-        if isinstance(x, (str, os.PathLike)):
+        if isinstance(x, (Source, AronnaxError)):
+            yield x
+        elif isinstance(x, (str, os.PathLike)):
             yield from _from_path(Path(x))
         elif _is_rated_array(x):
             yield Source(None, x[0], int(x[1]))

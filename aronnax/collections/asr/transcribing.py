@@ -234,10 +234,11 @@ def _plan_span(model: SpeechRecognizer, samples: int, options: Options) -> Plan:
 
 
 def _spans(stream: Any, gate: Any, samples_per_frame: int) -> Iterator[tuple[int, int]]:
-    """Samples [start, stop) in which a gate hears speech, in order; they start with a frame of the recording."""
+    """Samples [start, stop) in which a gate hears speech, in order; each starts with a frame."""
     from aronnax.collections.common.audio.activity import ActivityConfig, speech_regions
 
-    config = ActivityConfig(min_silence=PAUSE_SECONDS)
+    # Padded so far, no stretch is short of the second below which the engine would put silence around it.
+    config = ActivityConfig(min_silence=PAUSE_SECONDS, padding=PAUSE_SECONDS / 2)
     for start, stop in speech_regions(stream, detector=gate, config=config):
         yield start - start % samples_per_frame, stop
 
