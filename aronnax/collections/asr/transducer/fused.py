@@ -80,9 +80,11 @@ def fused_transducer_loss(
         row_weights=reduction_weights(target_lengths, "sum" if reduction == "none" else reduction),
         budget=budget,
     )
-    loss, rows = _FusedLoss.apply(
-        joint.enc(encoder_states), joint.pred(prediction_states), weight, bias, work
-    )
+    inputs = (joint.enc(encoder_states), joint.pred(prediction_states), weight, bias)
+    if not torch.is_grad_enabled():
+        # Parameters ask for a gradient even where none is recorded, and the loss would then compute it.
+        inputs = tuple(tensor.detach() for tensor in inputs)
+    loss, rows = _FusedLoss.apply(*inputs, work)
     return rows if reduction == "none" else loss
 
 
