@@ -5,11 +5,18 @@ B batch, S samples, U tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from aronnax.collections.common.text import Tokenizer
+
+if TYPE_CHECKING:
+    from aronnax.collections.common.data.config import DataConfig
+    from aronnax.collections.common.data.module import SpeechDataModule
 
 
 @dataclass
@@ -81,3 +88,30 @@ def collate(
         signal[row, : samples.shape[0]] = samples
         ids_padded[row, : len(labels)] = torch.as_tensor(labels, dtype=torch.int64)
     return SpeechBatch(signal, signal_lengths, ids_padded, token_lengths, list(texts), list(ids))
+
+
+class MakeSpeechBatch:
+    """Makes a SpeechBatch from Lhotse cuts and their signals [S]; texts become tokens here, in the workers."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, cuts: Sequence[Any], signals: Sequence[Tensor]) -> SpeechBatch:
+        from aronnax.collections.common.data.filters import cut_language, cut_text
+
+        texts = [cut_text(cut) or "" for cut in cuts]
+        tokens = [self.tokenizer.encode(text, cut_language(cut)) for cut, text in zip(cuts, texts)]
+        return collate(signals, tokens, texts, [str(cut.id) for cut in cuts])
+
+
+def speech_data(
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    *,
+    train: Iterable[Any] | None = None,
+    validation: Mapping[str, Iterable[Any]] | None = None,
+) -> SpeechDataModule[SpeechBatch]:
+    """The data module of speech recognition; `train` and `validation` are cuts to use instead of the config's."""
+    from aronnax.collections.common.data.module import SpeechDataModule
+
+    return SpeechDataModule(config, MakeSpeechBatch(tokenizer), tokenizer, train=train, validation=validation)

@@ -1,0 +1,221 @@
+"""The `data` section of a training configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from aronnax.collections.common.audio.perturb import PerturbConfig
+from aronnax.core.config import from_dict
+from aronnax.core.errors import ConfigError
+
+InputType = Literal["nemo_manifest", "lhotse_cuts", "lhotse_shar", "hf_dataset", "group"]
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """One source of recordings, or a group of them."""
+
+    type: InputType = "nemo_manifest"
+    """What `path` holds."""
+    path: str = ""
+    """Manifest, cuts file, shar folder or data set name; `_OP_0..3_CL_` or `{0..3}` stands for numbered files."""
+    tar: str = ""
+    """nemo_manifest: the tar files the audio lies in, with the same braces."""
+    weight: float | None = None
+    """How often to draw from it beside its siblings; all or none have one. With weights data never ends."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """Custom fields every cut gets; `language` also becomes its supervisions' language."""
+    text_field: str = "text"
+    """nemo_manifest, hf_dataset: the field that holds the transcript."""
+    language_field: str = "lang"
+    """nemo_manifest, hf_dataset: the field that holds the language."""
+    audio_field: str = "audio"
+    """hf_dataset: the column with the recordings."""
+    name: str | None = None
+    """hf_dataset: the configuration of the data set."""
+    split: str = "train"
+    """hf_dataset: the split."""
+    streaming: bool = True
+    """hf_dataset: read from the hub while training instead of downloading first."""
+    inputs: tuple[InputConfig, ...] = ()
+    """group: its members."""
+
+    def __post_init__(self) -> None:
+        if self.type == "group" and not self.inputs:
+            raise ConfigError("an input of type group needs `inputs`")
+        if self.type != "group" and not self.path:
+            raise ConfigError(f"an input of type {self.type} needs a `path`")
+        if self.type != "group" and self.inputs:
+            raise ConfigError(f"`inputs` belongs to a group, not to an input of type {self.type}")
+        if self.tar and self.type != "nemo_manifest":
+            raise ConfigError(f"`tar` belongs to a nemo_manifest, not to an input of type {self.type}")
+        if self.weight is not None and self.weight <= 0:
+            raise ConfigError(f"weight {self.weight} of {self.path or 'a group'} must be above 0")
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """Which recordings to leave out; None means no limit."""
+
+    min_duration: float | None = 0.1
+    """Seconds."""
+    max_duration: float | None = None
+    """Seconds."""
+    min_characters_per_second: float | None = None
+    """Slower ones often lack a part of their transcript."""
+    max_characters_per_second: float | None = None
+    """Faster ones often carry somebody else's transcript."""
+    min_tokens_per_second: float | None = None
+    """As above, in the tokenizer's pieces."""
+    max_tokens_per_second: float | None = None
+    """A CTC model of 8x subsampling cannot say more than 12.5 a second."""
+    allow_empty_text: bool = True
+    """Whether recordings without words take part, as silence."""
+
+
+Bin = float | tuple[float, int]
+
+
+@dataclass(frozen=True)
+class BatchingConfig:
+    """How recordings become batches of about equal cost and little padding."""
+
+    batch_duration: float | None = None
+    """Seconds in a batch with its padding counted: the longest times their number."""
+    batch_size: int | None = None
+    """Recordings in a batch, at most. Without it and batch_duration: 8."""
+    quadratic_duration: float | None = None
+    """With q, a recording of d seconds counts d + d^2/q: attention costs more for long ones. 15 to 40 is usual."""
+    buckets: int = 30
+    """Buckets of like duration, estimated from the data unless bucket_duration_bins says them; 1 for none."""
+    bucket_duration_bins: tuple[Bin, ...] = ()
+    """Upper edges in seconds, or [seconds, tokens] pairs for 2-D buckets; `aronnax bins` prints them."""
+    bucket_batch_sizes: tuple[int, ...] = ()
+    """A fixed number of recordings for each of bucket_duration_bins; longer recordings are left out."""
+    buffer_size: int = 10_000
+    """Recordings held in all buckets together; more of them shuffle better."""
+    concurrent: bool = True
+    """Read on in a thread, and begin before the buffer is full. The order of batches stays reproducible."""
+    bins_estimate: int = 10_000
+    """Recordings looked at to estimate the bins."""
+
+    def __post_init__(self) -> None:
+        bins = [edge if isinstance(edge, tuple) else (edge,) for edge in self.bucket_duration_bins]
+        if bins != sorted(bins) or len({len(edge) for edge in bins}) > 1:
+            raise ConfigError(
+                "bucket_duration_bins must rise, and be all numbers or all [seconds, tokens] pairs"
+            )
+        sizes = self.bucket_batch_sizes
+        if sizes and len(sizes) != len(bins):
+            raise ConfigError(
+                f"bucket_batch_sizes has {len(sizes)} values and bucket_duration_bins {len(bins)}; "
+                "fixed sizes need one for each bin"
+            )
+        if sizes and (self.batch_duration is not None or self.batch_size is not None):
+            raise ConfigError(
+                "bucket_batch_sizes already fixes the batches; leave out batch_duration and batch_size"
+            )
+        if self.two_dimensional and not sizes:
+            raise ConfigError(
+                "2-D bucket_duration_bins need bucket_batch_sizes, one for each [seconds, tokens]"
+            )
+        for name in ("batch_duration", "batch_size", "quadratic_duration", "buckets", "buffer_size"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(f"{name} is {value}; it must be above 0")
+
+    @property
+    def two_dimensional(self) -> bool:
+        """Whether buckets have an upper edge in tokens too."""
+        return any(isinstance(edge, tuple) for edge in self.bucket_duration_bins)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What to train and validate on.
+
+    `train` is a path, an input (see InputConfig), or a list of these; `validation` likewise, or a mapping of
+    names to them. The type of a bare path follows from its name: `.jsonl`/`.json` a NeMo manifest,
+    `.jsonl.gz` Lhotse cuts, a folder Lhotse shar.
+    """
+
+    train: Any = ()
+    validation: Any = ()
+    sample_rate: int = 16000
+    """Hz; recordings of other rates are resampled."""
+    channel: int | Literal["mean"] = "mean"
+    """Which channel to hear of recordings with several."""
+    filters: FilterConfig = field(default_factory=FilterConfig)
+    batching: BatchingConfig = field(default_factory=BatchingConfig)
+    perturb: PerturbConfig = field(default_factory=PerturbConfig)
+    """Changes of speed, loudness, room and noise; of the training recordings only."""
+    validation_batch_size: int = 16
+    """Recordings in a validation batch, at most."""
+    temperature: float | tuple[float, ...] = 1.0
+    """Weights are raised to this power, then normalised: 1 keeps them, 0 makes them equal. A list goes by level."""
+    shuffle: bool = True
+    seed: int = 0
+    num_workers: int = 2
+    """Processes that read audio; 0 reads in the training process."""
+    prefetch: int = 4
+    """Batches each of them holds ready."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "train", read_inputs(self.train, "data.train"))
+        sets = self.validation if isinstance(self.validation, Mapping) else None
+        if sets is None or "type" in sets or "path" in sets:
+            sets = {"validation": self.validation} if self.validation else {}
+        object.__setattr__(
+            self,
+            "validation",
+            {name: read_inputs(value, f"data.validation.{name}") for name, value in sets.items()},
+        )
+
+
+def read_inputs(value: Any, where: str) -> tuple[InputConfig, ...]:
+    """Inputs from what a user may write: a path, a mapping, an InputConfig, or a list of these.
+
+    Raises:
+        ConfigError: an entry is something else, or has an unknown or ill-typed option.
+    """
+    if isinstance(value, (str, Path, Mapping, InputConfig)):
+        value = (value,)
+    if not isinstance(value, Sequence):
+        raise ConfigError(
+            f"{where} is {value!r}; it must be a path, an input with type and path, or a list of them"
+        )
+    return tuple(_read_input(item, f"{where}[{index}]") for index, item in enumerate(value))
+
+
+def _read_input(item: Any, where: str) -> InputConfig:
+    if isinstance(item, InputConfig):
+        return item
+    if isinstance(item, (str, Path)):
+        return InputConfig(type=guess_type(str(item)), path=str(item))
+    if isinstance(item, Mapping):
+        if "type" not in item and "path" in item:
+            item = {"type": guess_type(str(item["path"])), **item}
+        return from_dict(InputConfig, item, where)
+    raise ConfigError(f"{where} is {item!r}; it must be a path or an input with type and path")
+
+
+def guess_type(path: str) -> InputType:
+    """The input type a path's name speaks for.
+
+    Raises:
+        ConfigError: the name says nothing; give `type` beside `path`.
+    """
+    name = path.rstrip("/").rsplit("/", 1)[-1]
+    if name.endswith((".jsonl.gz", ".jsonl.zst")):
+        return "lhotse_cuts"
+    if name.endswith((".json", ".jsonl")):
+        return "nemo_manifest"
+    if Path(path).is_dir():
+        return "lhotse_shar"
+    raise ConfigError(
+        f"{path}: neither a NeMo manifest (.json, .jsonl), Lhotse cuts (.jsonl.gz) nor a folder of Lhotse shar; "
+        "if it is one of them, say so with `type`"
+    )

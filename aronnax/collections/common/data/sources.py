@@ -1,0 +1,161 @@
+"""From the inputs of a configuration to one stream of cuts, mixed by weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lhotse import CutSet
+from lhotse.cut import Cut
+from lhotse.lazy import LazyIteratorMultiplexer, LazyRepeater
+
+from aronnax.collections.common.data.config import InputConfig
+from aronnax.collections.common.data.hf_cuts import HuggingFaceDataset
+from aronnax.collections.common.data.nemo_cuts import NemoManifest, TarredNemoManifest, expand
+from aronnax.collections.common.data.report import Dropped
+from aronnax.core.errors import ConfigError, ManifestError
+
+
+class Inputs:
+    """The cuts of a list of inputs, lazily.
+
+    Siblings without weights are read once each, shuffled together or one after the other; siblings with weights
+    are repeated for ever and drawn from in proportion. `endless` tells which.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[InputConfig],
+        dropped: Dropped,
+        *,
+        shuffle: bool,
+        seed: int,
+        temperature: float | Sequence[float] = 1.0,
+    ) -> None:
+        if not inputs:
+            raise ConfigError("there is no input to read: data.train is empty")
+        self._dropped, self._shuffle, self._seed = dropped, shuffle, seed
+        depth = _depth(inputs)
+        levels = [temperature] * depth if isinstance(temperature, (int, float)) else list(temperature)
+        if len(levels) != depth:
+            raise ConfigError(
+                f"temperature has {len(levels)} values and the inputs {depth} levels of groups; give one for each"
+            )
+        self.endless = any(_weighted(inputs))
+        self._cuts = self._mix(inputs, levels)
+
+    def __iter__(self) -> Iterator[Cut]:
+        return iter(self._cuts)
+
+    def _mix(self, inputs: Sequence[InputConfig], temperatures: Sequence[float]) -> Iterable[Cut]:
+        streams = [self._open(item, temperatures[1:]) for item in inputs]
+        if all(item.weight is None for item in inputs):
+            return self._once(streams)
+        if any(item.weight is None for item in inputs):
+            names = [item.path or "a group" for item in inputs if item.weight is None]
+            raise ConfigError(
+                f"either all inputs of a group have a weight or none; {', '.join(names)} have none"
+            )
+        weights = tempered([item.weight or 0.0 for item in inputs], temperatures[0])
+        repeated = [LazyRepeater(stream) for stream in streams]
+        if len(repeated) == 1:
+            return repeated[0]
+        return LazyIteratorMultiplexer(*repeated, weights=weights, seed=self._seed)
+
+    def _once(self, streams: Sequence[Iterable[Cut]]) -> Iterable[Cut]:
+        if len(streams) == 1:
+            return streams[0]
+        if not self._shuffle:
+            return _Chain(streams)
+        # In proportion to their sizes, so that none runs out long before the others.
+        sizes = [size_of(stream) for stream in streams]
+        weights = [1.0 if size is None else float(size) for size in sizes]
+        return LazyIteratorMultiplexer(*streams, weights=weights, seed=self._seed)
+
+    def _open(self, item: InputConfig, temperatures: Sequence[float]) -> Iterable[Cut]:
+        options: dict[str, Any] = {"shuffle": self._shuffle, "seed": self._seed}
+        if item.type == "group":
+            cuts = self._mix(item.inputs, temperatures)
+        elif item.type == "hf_dataset":
+            cuts = HuggingFaceDataset(item, self._dropped, **options)
+        elif item.type == "nemo_manifest" and item.tar:
+            cuts = TarredNemoManifest(item, self._dropped, **options)
+        elif item.type == "nemo_manifest":
+            cuts = NemoManifest(item, self._dropped, **options)
+        else:
+            cuts = _lhotse(item, **options)
+        return _Tagged(cuts, item.tags) if item.tags else cuts
+
+
+def tempered(weights: Sequence[float], temperature: float) -> list[float]:
+    """Weights raised to a power and normalised to the sum 1: power 1 keeps their proportions, 0 makes them equal."""
+    powers = [weight**temperature for weight in weights]
+    return [power / sum(powers) for power in powers]
+
+
+def size_of(cuts: Iterable[Cut]) -> int | None:
+    """How many cuts there are, where that is known without reading them."""
+    if isinstance(cuts, _Tagged):
+        return size_of(cuts.cuts)
+    return len(cuts) if isinstance(cuts, (NemoManifest, list, tuple)) else None
+
+
+class _Chain:
+    def __init__(self, streams: Sequence[Iterable[Cut]]) -> None:
+        self._streams = streams
+
+    def __iter__(self) -> Iterator[Cut]:
+        for stream in self._streams:
+            yield from stream
+
+
+class _Tagged:
+    """Adds custom fields to every cut; `language` goes to the supervisions that have none."""
+
+    def __init__(self, cuts: Iterable[Cut], tags: Mapping[str, str]) -> None:
+        self.cuts, self._tags = cuts, dict(tags)
+
+    def __iter__(self) -> Iterator[Cut]:
+        language = self._tags.get("language")
+        for cut in self.cuts:
+            cut.custom = {**(cut.custom or {}), **self._tags}
+            for supervision in cut.supervisions:
+                supervision.language = supervision.language or language
+            yield cut
+
+
+def _lhotse(item: InputConfig, *, shuffle: bool, seed: int) -> Iterable[Cut]:
+    paths = [Path(path) for path in expand(item.path)]
+    for path in paths:
+        if not path.exists():
+            raise ManifestError(f"{path}: no such {item.type.replace('_', ' ')}")
+    if item.type == "lhotse_shar":
+        fields = _shar_fields(paths)
+        return CutSet.from_shar(fields=fields, shuffle_shards=shuffle, seed=seed, stateful_shuffle=True)
+    streams = [
+        CutSet.from_file(path) if path.suffix == ".json" else CutSet.from_jsonl_lazy(path) for path in paths
+    ]
+    cuts: CutSet = streams[0] if len(streams) == 1 else CutSet(_Chain(streams))
+    return cuts
+
+
+def _shar_fields(folders: Sequence[Path]) -> dict[str, list[str]]:
+    fields: dict[str, list[str]] = {}
+    for folder in folders:
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and path.suffix in (".gz", ".jsonl", ".tar", ".zst"):
+                fields.setdefault(path.name.split(".")[0], []).append(str(path))
+    if "cuts" not in fields:
+        raise ManifestError(f"{folders[0]}: not Lhotse shar; it holds no cuts.*.jsonl.gz")
+    return fields
+
+
+def _weighted(inputs: Sequence[InputConfig]) -> Iterator[bool]:
+    for item in inputs:
+        yield item.weight is not None
+        yield from _weighted(item.inputs)
+
+
+def _depth(inputs: Sequence[InputConfig]) -> int:
+    return 1 + max((_depth(item.inputs) for item in inputs if item.inputs), default=0)
