@@ -14,12 +14,16 @@ from aronnax.collections.asr.confidence import check_measure
 from aronnax.collections.asr.confidence import confidence as measured
 from aronnax.collections.asr.hypothesis import Hypothesis
 from aronnax.collections.asr.transducer.greedy import GreedyState, GreedyWeights, Said, greedy_step
+from aronnax.collections.asr.transducer.graphs import GraphPool
 from aronnax.collections.asr.transducer.joint import Joint
 from aronnax.collections.asr.transducer.prediction import PredictionNetwork
 from aronnax.collections.common.nn.derived import Derived
 
 LONGEST_BLOCK = 16
 """Most frames whose scores are computed together while a model says blank."""
+
+GRAPH_BLOCK = 8
+"""The same inside a CUDA graph, where it is fixed."""
 
 FLUSH = 64
 """Steps whose results are collected before they are turned into lists."""
@@ -47,17 +51,18 @@ class TransducerDecoder:
         self.joint = joint
         self.durations = durations
         self.max_symbols = max_symbols
+        self.cuda_graphs = True
         self._derived = Derived()
 
-    def weights(self) -> GreedyWeights:
-        """The tensors of a step, computed anew only when a parameter has changed."""
+    def prepared(self) -> tuple[GreedyWeights, GraphPool]:
+        """The tensors of a step and the graphs that read them, made anew only when a parameter has changed."""
         sources = [*self.network.parameters(), *self.joint.parameters()]
-        found: GreedyWeights = self._derived.get(
-            sources, lambda: GreedyWeights.of(self.network, self.joint, self.durations)
+        found: tuple[GreedyWeights, GraphPool] = self._derived.get(
+            sources, lambda: (GreedyWeights.of(self.network, self.joint, self.durations), GraphPool())
         )
         return found
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(
         self,
         states: Tensor,
@@ -69,11 +74,20 @@ class TransducerDecoder:
         """Hypotheses of encoder states [B, T, D] with `lengths` [B], and the carry to go on from."""
         check_measure(confidence)
         with torch.autocast(states.device.type, enabled=False):
-            weights = self.weights()
+            weights, pool = self.prepared()
             state = self._start(weights, states, lengths, carry)
             book = _Book(states.shape[0], confidence, bool(self.durations))
-            final = self._run(weights, state, book)
-        return book.hypotheses, final
+            runner = None
+            if self.cuda_graphs and states.is_cuda:
+                runner = pool.take(weights, state, self.max_symbols, GRAPH_BLOCK)
+            if runner is None:
+                self._run(weights, state, book)
+            else:
+                for rows, said in runner.run(state):
+                    book.add(rows, said)
+                pool.give_back(runner)
+            book.flush()
+        return book.hypotheses, TransducerCarry(state.hidden, state.cell, (state.time - lengths).clamp(min=0))
 
     def _start(
         self, weights: GreedyWeights, states: Tensor, lengths: Tensor, carry: TransducerCarry | None
@@ -101,20 +115,20 @@ class TransducerDecoder:
             symbols=torch.zeros_like(lengths),
         )
 
-    def _run(self, weights: GreedyWeights, state: GreedyState, book: _Book) -> TransducerCarry:
-        """Step until every row is done; rows that are done leave the batch."""
+    def _run(self, weights: GreedyWeights, whole: GreedyState, book: _Book) -> None:
+        """Step until every row of `whole` is done; rows that are done leave the batch."""
         first = 1 if self.durations else 4
         block = first
-        whole = state
-        rows = torch.arange(state.time.shape[0], device=state.time.device)
+        state = whole
+        rows = torch.arange(whole.time.shape[0], device=whole.time.device)
         while True:
             active = state.time < state.lengths
             count = int(active.sum())
             if count < len(rows):
                 if state is not whole:
-                    whole = _write_back(whole, state, rows)
+                    _write_back(whole, state, rows)
                 if not count:
-                    break
+                    return
                 keep = active.nonzero().squeeze(1)
                 state, rows = state.rows(keep), rows[keep]
             said = greedy_step(weights, state, block, self.max_symbols, fixed=False)
@@ -123,16 +137,13 @@ class TransducerDecoder:
                 block = first
             else:
                 block = min(2 * block, LONGEST_BLOCK)
-        book.flush()
-        return TransducerCarry(whole.hidden, whole.cell, (whole.time - whole.lengths).clamp(min=0))
 
 
-def _write_back(whole: GreedyState, part: GreedyState, rows: Tensor) -> GreedyState:
-    """`whole` with what became of some of its rows."""
+def _write_back(whole: GreedyState, part: GreedyState, rows: Tensor) -> None:
+    """Write what became of some rows into the state of all."""
     whole.time[rows] = part.time
     whole.hidden[:, rows] = part.hidden
     whole.cell[:, rows] = part.cell
-    return whole
 
 
 class _Book:
