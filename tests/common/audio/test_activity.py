@@ -60,6 +60,12 @@ def test_speech_without_any_pause_is_kept_whole() -> None:
     assert stop == 3 * RATE
 
 
+@pytest.mark.parametrize("level", [0.3, 0.003])
+def test_a_clip_cut_close_around_a_word_is_kept(level: float) -> None:
+    ((start, stop),) = speech_regions(babble(0.4, level), RATE)
+    assert stop - start > 0.35 * RATE
+
+
 def test_the_floor_follows_a_noise_that_sets_in() -> None:
     audio = np.concatenate([noise(40, 0.0003), noise(60, 0.01)])
     audio[80 * RATE : 82 * RATE] += babble(2, 0.3)

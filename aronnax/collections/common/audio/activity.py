@@ -17,6 +17,7 @@ Regions = list[tuple[int, int]]
 
 _BLOCK_SECONDS = 60
 _FLOOR_SECONDS = 15
+_SHORT_SECONDS, _SHORT_RANGE_DB = 2, 20.0
 _SILERO_RATE, _SILERO_FRAME = 16000, 512
 
 
@@ -28,8 +29,10 @@ class ActivityConfig:
     """Length of the frames whose level the energy gate measures."""
     margin_db: float = 8.0
     """How far above the noise floor around it a frame's level must lie."""
-    quietest_db: float = -60.0
+    quietest_db: float = -80.0
     """Level, relative to full scale, below which nothing is speech."""
+    range_db: float = 40.0
+    """How far below the recording's loudest hundredth speech may lie."""
     silero_threshold: float = 0.5
     """Probability of speech from which Silero's frames count."""
     min_silence: float = 0.3
@@ -101,7 +104,12 @@ def _loud_frames(levels: np.ndarray, config: ActivityConfig) -> np.ndarray:
         np.pad(quiet, reach, constant_values=np.inf), 2 * reach + 1
     )
     floor = np.repeat(around.min(axis=1), second)[: len(levels)]
-    return levels > np.maximum(floor + config.margin_db, config.quietest_db)
+    threshold = floor + config.margin_db
+    if len(levels) < _SHORT_SECONDS * second:
+        # A clip cut close around a word never shows its noise floor.
+        threshold = np.minimum(threshold, levels.max() - _SHORT_RANGE_DB)
+    loudest = float(np.percentile(levels, 99))
+    return levels > np.maximum(threshold, max(config.quietest_db, loudest - config.range_db))
 
 
 def _silero_frames(stream: AudioStream, threshold: float) -> np.ndarray:
