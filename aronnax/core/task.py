@@ -62,10 +62,6 @@ class Task(LightningModule):
     def batch_size(self, batch: Any) -> int:
         """Returns the number of examples in a batch."""
 
-    def padding_share(self, batch: Any) -> float | None:
-        """Returns the padded share of a batch in [0, 1), or None where nothing is padded."""
-        return None
-
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Computes and logs the losses of one batch."""
         losses = self.losses(batch)

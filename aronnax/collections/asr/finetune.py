@@ -119,23 +119,27 @@ def adapt(
             state[new_prefix + name.removeprefix(old_prefix)] = tensor
         elif not (new_prefix and name.startswith(new_prefix)):
             state[name] = tensor
-    _assign(adapted, state)
+    _assign(adapted, state, complete=kind == model.model_type)
     adapted.source = model.source
     return adapted
 
 
-def _assign(model: SpeechRecognizer, state: Mapping[str, Tensor]) -> None:
-    """Copies the tensors both have; a fixed table of the front end keeps what the new options make it."""
-    own = model.state_dict()
-    parameters = dict(model.named_parameters())
-    for name, tensor in state.items():
-        if name in own and name in parameters and own[name].shape != tensor.shape:
+def _assign(model: SpeechRecognizer, state: Mapping[str, Tensor], *, complete: bool) -> None:
+    """Copies the weights both have; `complete` asks that no weight of the model is left without.
+
+    The tables of the front end are what its options make them.
+    """
+    own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("preprocessor.")}
+    for name, tensor in own.items():
+        if name not in state and complete:
+            raise ConfigError(f"model: with these options {name} would be new; leave the options that add it")
+        if name in state and state[name].shape != tensor.shape:
             raise ConfigError(
-                f"model: with these options {name} would be {list(own[name].shape)}, but the checkpoint has "
-                f"{list(tensor.shape)}; leave the options that shape it as they are"
+                f"model: with these options {name} would be {list(tensor.shape)}, but the checkpoint has "
+                f"{list(state[name].shape)}; leave the options that shape it as they are"
             )
-        if name in own and not name.startswith("preprocessor."):
-            own[name].copy_(tensor)
+        if name in state:
+            tensor.copy_(state[name])
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,4 +182,3 @@ def _vocabulary_tensors(model: SpeechRecognizer) -> set[str]:
         other = cls(replace(model.config, vocab_size=model.config.vocab_size + 1))
     shapes = {name: tensor.shape for name, tensor in other.state_dict().items()}
     return {name for name, tensor in model.state_dict().items() if tensor.shape != shapes[name]}
-

@@ -6,7 +6,7 @@ Imported only to train. Shapes: B batch, S samples, T frames, U tokens, D width.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar
@@ -38,11 +38,47 @@ class TaskConfig:
     """Parts that do not learn: dotted prefixes (`encoder`, `encoder.layers.0`) or patterns (`*.norm_*`)."""
 
 
+@dataclass
+class Tally:
+    """Sums over a validation set, which add up over processes."""
+
+    losses: dict[str, float]
+    errors: dict[str, ErrorCounts]
+    utterances: int = 0
+
+    @classmethod
+    def of(cls, heads: Sequence[str]) -> Tally:
+        """Nothing counted yet."""
+        names = ["loss", *(f"{head}_loss" for head in heads)]
+        return cls(dict.fromkeys(names, 0.0), dict.fromkeys(heads, ErrorCounts()))
+
+    def counts(self) -> list[float]:
+        """All sums as one list."""
+        sums = [float(self.utterances), *self.losses.values()]
+        for error in self.errors.values():
+            sums += [error.length, error.insertions, error.deletions, error.substitutions]
+        return sums
+
+    def take(self, counts: Sequence[float]) -> None:
+        """Replaces the sums by those of a list that `counts` of an equal tally made."""
+        rest = iter(counts)
+        self.utterances = int(next(rest))
+        self.losses = {name: next(rest) for name in self.losses}
+        self.errors = {head: ErrorCounts(*(int(next(rest)) for _ in range(4))) for head in self.errors}
+
+    def metrics(self, default: str) -> dict[str, float]:
+        """Mean losses, and the word error rates of all heads; `wer` is that of the default one."""
+        means = {name: value / max(1, self.utterances) for name, value in self.losses.items()}
+        rates = {f"{head}_wer": error.rate for head, error in self.errors.items()}
+        return {**means, **rates, "wer": self.errors[default].rate}
+
+
 class RecognitionTask(Task):
     """Trains a speech recogniser; validation reports the loss and the word error rate of each of its heads.
 
     `val/loss` is the trained loss, `val/<head>_loss` and `val/<head>_wer` belong to one head, and `val/wer`
-    is that of the default head. All are exact over the set, however it was batched or split over processes.
+    is that of the default head. With several validation sets these are the first one's, and every set has its
+    own as `val/<set>/...`. All are exact over the set, however it was batched or split over processes.
     """
 
     Config: ClassVar[type[TaskConfig]] = TaskConfig
@@ -56,9 +92,7 @@ class RecognitionTask(Task):
         super().__init__(model, optim, seed=seed)
         self.config = config
         freeze(model, config.freeze)
-        self._losses: dict[str, float] = {}
-        self._utterances = 0
-        self._errors: dict[str, ErrorCounts] = {}
+        self._tallies: list[Tally] = []
 
     @abstractmethod
     def head_losses(self, output: EncoderOutput, batch: SpeechBatch) -> dict[str, Tensor]:
@@ -82,60 +116,47 @@ class RecognitionTask(Task):
         """The number of utterances."""
         return len(batch)
 
-    def padding_share(self, batch: SpeechBatch) -> float | None:
-        """The share of samples that are padding."""
-        return batch.padding
-
-    def transfer_batch_to_device(
-        self, batch: SpeechBatch, device: torch.device, dataloader_idx: int
-    ) -> SpeechBatch:
-        """Moves the tensors of a batch."""
-        return batch.to(device, non_blocking=True)
-
     def on_validation_epoch_start(self) -> None:
         """Starts counting from zero."""
-        self._losses, self._utterances, self._errors = {}, 0, {}
+        self._tallies = [Tally.of(self.model.heads) for _ in self._set_names()]
 
-    def validation_step(self, batch: SpeechBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: SpeechBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Adds the losses and word errors of one batch."""
+        tally = self._tallies[dataloader_idx]
         output = self.model.encode(batch.signal, batch.signal_lengths)
         by_head = self.head_losses(output, batch)
         named = {f"{head}_loss": loss for head, loss in by_head.items()}
         for name, value in {**self._weighted(by_head), **named}.items():
-            self._losses[name] = self._losses.get(name, 0.0) + float(value) * len(batch)
-        self._utterances += len(batch)
+            tally.losses[name] += float(value) * len(batch)
+        tally.utterances += len(batch)
         tokenizer = self.model.tokenizer
         assert tokenizer is not None
         for head in self.model.heads:
             hypotheses, _ = self.model.decode(output.states, output.lengths, head=head, confidence=None)
             for text, hypothesis in zip(batch.texts, hypotheses):
-                errors = score_utterance(text, tokenizer.decode(hypothesis.tokens)).words
-                self._errors[head] = self._errors.get(head, ErrorCounts()) + errors
+                tally.errors[head] += score_utterance(text, tokenizer.decode(hypothesis.tokens)).words
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the means over the whole set, summed over all processes."""
-        names = ["loss", *(f"{head}_loss" for head in self.model.heads)]
-        errors = [self._errors.get(head, ErrorCounts()) for head in self.model.heads]
-        counts = [self._utterances, *(self._losses.get(name, 0.0) for name in names)]
-        for error in errors:
-            counts += [error.length, error.insertions, error.deletions, error.substitutions]
-        totals = torch.tensor(counts, dtype=torch.float64)
-        if self.trainer.world_size > 1:
-            totals = self.trainer.strategy.reduce(totals.to(self.device), reduce_op="sum").cpu()
-        utterances, *sums = totals.tolist()
-        for name, value in zip(names, sums):
-            self.log(f"val/{name}", value / max(1.0, utterances))
-        for index, head in enumerate(self.model.heads):
-            counted = ErrorCounts(*(int(n) for n in sums[len(names) + 4 * index :][:4]))
-            self._errors[head] = counted
-            self.log(f"val/{head}_wer", counted.rate)
-            if index == 0:
-                self.log("val/wer", counted.rate, prog_bar=True)
+        """Logs the means over each whole set, summed over all processes."""
+        for index, (name, tally) in enumerate(zip(self._set_names(), self._tallies)):
+            if self.trainer.world_size > 1:
+                counts = torch.tensor(tally.counts(), dtype=torch.float64, device=self.device)
+                tally.take(self.trainer.strategy.reduce(counts, reduce_op="sum").tolist())
+            prefixes = ["val"] if index == 0 else []
+            if len(self._tallies) > 1:
+                prefixes.append(f"val/{name}")
+            for prefix in prefixes:
+                for metric, value in tally.metrics(self.model.heads[0]).items():
+                    self.log(f"{prefix}/{metric}", value, prog_bar=f"{prefix}/{metric}" == "val/wer")
+
+    def _set_names(self) -> Sequence[str]:
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        return getattr(datamodule, "validation_names", None) or ("validation",)
 
     @property
     def errors(self) -> dict[str, ErrorCounts]:
-        """Word errors of the last validation, by head, over all processes."""
-        return dict(self._errors)
+        """Word errors of the last validation on the first set, by head, over all processes."""
+        return dict(self._tallies[0].errors) if self._tallies else {}
 
 
 def task_class(model_type: str) -> type[RecognitionTask]:

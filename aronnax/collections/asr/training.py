@@ -8,17 +8,18 @@ Writes below `output`: `last.ckpt` (from which a killed run goes on), `model/` (
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aronnax import __version__
+from aronnax.collections.asr.batch import speech_data
 from aronnax.collections.asr.finetune import adapt, trainable_parts
 from aronnax.collections.asr.recognizer import SpeechRecognizer
 from aronnax.collections.asr.task import RecognitionTask, task_class
 from aronnax.collections.asr.vocabulary import TokenizerSection, choose_tokenizer, with_tokenizer
-from aronnax.collections.common.data import DataConfig, SpeechDataModule
+from aronnax.collections.common.data import DataConfig
 from aronnax.collections.common.optim import OptimConfig
 from aronnax.collections.common.training import TrainerConfig
 from aronnax.core.config import from_dict, load_mapping, to_dict, to_yaml
@@ -26,7 +27,10 @@ from aronnax.core.errors import ConfigError
 from aronnax.core.registry import model_class
 
 if TYPE_CHECKING:
+    from lhotse.cut import Cut
     from lightning.pytorch import Trainer
+
+    from aronnax.collections.common.data import SpeechDataModule
 
 RECORD = "train.yaml"
 SCORES = "scores.json"
@@ -73,14 +77,26 @@ def load_config(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -
     return config
 
 
-def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResult:
-    """Trains, or goes on with, the run the configuration describes; `say` gets a few lines for the user."""
+def train(
+    config: TrainConfig,
+    say: Callable[[str], None] = print,
+    *,
+    train_cuts: Iterable[Cut] | None = None,
+    validation_cuts: Mapping[str, Iterable[Cut]] | None = None,
+) -> TrainResult:
+    """Trains, or goes on with, the run the configuration describes; `say` gets a few lines for the user.
+
+    `train_cuts` and `validation_cuts` (sets by name) are used instead of the inputs of `config.data`; see
+    `SpeechDataModule`. The sample rate is the model's, whatever `config.data` says.
+    """
     from lightning.pytorch import seed_everything
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from aronnax.collections.common.training.trainer import build_trainer, checkpoint_to_resume
 
     say = say if rank_zero_only.rank == 0 else _silent
+    if train_cuts is None and not config.data.train:
+        raise ConfigError("data.train is empty: name a manifest, Lhotse cuts, or a list of inputs")
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     resume = checkpoint_to_resume(config.trainer, output)
@@ -94,7 +110,13 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
     task: RecognitionTask = made
     for part in trainable_parts(model):
         say(str(part))
-    data = SpeechDataModule(config.data, model.tokenizer, sample_rate=model.sample_rate)
+    assert model.tokenizer is not None, "the task has checked it"
+    data = speech_data(
+        replace(config.data, sample_rate=model.sample_rate),
+        model.tokenizer,
+        train=train_cuts,
+        validation=validation_cuts,
+    )
     trainer = build_trainer(config.trainer, output, to_dict(config))
     if trainer.is_global_zero:
         (output / RECORD).write_text(to_yaml(config), encoding="utf-8")
@@ -113,7 +135,7 @@ def _run(
     if resume is None:
         before = _validate(trainer, task, data)
         _write_scores(trainer, output, {"before": before})
-        say(f"before: {_sentence(task)}")
+        say(f"before: {_rates(before)}")
     else:
         before = _read_scores(output)
         say(f"going on from {resume}")
@@ -123,22 +145,30 @@ def _run(
     folder = output / "model"
     if trainer.is_global_zero:
         task.model.save_pretrained(folder, card=_card(config, task.model, before, after))
-    if before:
-        say("before: " + ", ".join(f"{name} {value:.4g}" for name, value in before.items()))
-    say("after:  " + ", ".join(f"{name} {value:.4g}" for name, value in after.items()))
-    say(f"after:  {_sentence(task)}")
+    say(f"before: {_rates(before)}")
+    say(f"after:  {_rates(after)}")
+    for head, errors in task.errors.items():
+        say(f"{head} WER after: {errors}")
     say(f"the model is in {folder}")
     return TrainResult(before, after, task.model.eval(), folder)
 
 
 def _validate(trainer: Trainer, task: RecognitionTask, data: SpeechDataModule) -> dict[str, float]:
-    """Losses and rates on the validation set by name, without the `val/` before them."""
-    (metrics,) = trainer.validate(task, datamodule=data, verbose=False)
-    return {name.removeprefix("val/"): float(value) for name, value in metrics.items()}
+    """Losses and rates on the validation sets by name; none without a set."""
+    if not data.validation_names:
+        return {}
+    trainer.validate(task, datamodule=data, verbose=False)
+    metrics = trainer.callback_metrics.items()
+    return {name: float(value) for name, value in metrics if name.startswith("val/")}
 
 
-def _sentence(task: RecognitionTask) -> str:
-    return "; ".join(f"{head} WER {errors}" for head, errors in task.errors.items())
+def _rates(scores: Mapping[str, float]) -> str:
+    """Losses and rates as the user reads them, `val/wer` left out where a head's name says the same."""
+    shown = {name.removeprefix("val/"): value for name, value in scores.items() if name != "val/wer"}
+    return ", ".join(
+        f"{name} {100 * value:.2f} %" if name.endswith("wer") else f"{name} {value:.3f}"
+        for name, value in shown.items()
+    )
 
 
 def _write_scores(trainer: Trainer, output: Path, scores: Mapping[str, Mapping[str, float]]) -> None:
@@ -238,5 +268,8 @@ def _fresh_config(config: TrainConfig, vocab_size: int) -> Any:
     kind = _type(section.pop("type", None))
     if "vocab_size" in section:
         raise ConfigError("model.vocab_size comes from the tokenizer; leave it out")
+    bands = section.get("preprocessor", {}).get("n_mels")
+    if bands is not None:
+        section["encoder"] = {"feat_in": bands, **section.get("encoder", {})}
     from_dict(task_class(kind).Config, config.task, where="task")
     return from_dict(model_class(kind).Config, {**section, "vocab_size": vocab_size}, where="model")

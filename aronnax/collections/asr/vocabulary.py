@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from aronnax.collections.asr.finetune import extend_tokenizer, replace_tokenizer
 from aronnax.collections.asr.recognizer import SpeechRecognizer
-from aronnax.collections.common.data import DataConfig, transcripts
+from aronnax.collections.common.data import DataConfig, InputConfig
 from aronnax.collections.common.text import (
     CharacterTokenizer,
     Tokenizer,
@@ -122,6 +122,23 @@ def read_tokenizer(path: Path) -> Tokenizer:
         assets = {"tokenizer.yaml": b"type: sentencepiece\n", "tokenizer.model": file.read_bytes()}
         return tokenizer_from_assets(assets, str(file))
     raise ConfigError(f"tokenizer.path: {path} holds neither tokenizer.yaml nor tokenizer.model")
+
+
+def transcripts(data: DataConfig) -> Iterator[str]:
+    """The texts of the training inputs, each once, whatever their weights."""
+    from aronnax.collections.common.data.filters import cut_text
+    from aronnax.collections.common.data.report import Dropped
+    from aronnax.collections.common.data.sources import Inputs
+
+    inputs = tuple(_unweighted(item) for item in data.train)
+    for cut in Inputs(inputs, Dropped(), shuffle=False, seed=0):
+        text = cut_text(cut)
+        if text:
+            yield text
+
+
+def _unweighted(item: InputConfig) -> InputConfig:
+    return replace(item, weight=None, inputs=tuple(_unweighted(inner) for inner in item.inputs))
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

@@ -31,7 +31,8 @@ def test_counts_of_parts_add_up_to_the_whole() -> None:
 def test_words_against_silence_are_infinitely_wrong_and_null_in_the_file() -> None:
     row = score([""], ["hello"], ids=["x"]).rows[0]
     assert math.isinf(row.words.rate)
-    assert row.to_dict()["wer"]["rate"] is None
+    assert row.words.to_dict()["rate"] is None
+    assert row.to_dict()["pred_text"] == "hello"
     assert count_errors([], []).rate == 0.0
 
 

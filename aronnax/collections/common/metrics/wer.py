@@ -38,6 +38,16 @@ class ErrorCounts:
             self.substitutions + other.substitutions,
         )
 
+    def to_dict(self) -> dict[str, float | int | None]:
+        """The counts in JSON types; an infinite rate is null."""
+        return {
+            "rate": self.rate if self.length or not self.errors else None,
+            "length": self.length,
+            "insertions": self.insertions,
+            "deletions": self.deletions,
+            "substitutions": self.substitutions,
+        }
+
     def __str__(self) -> str:
         return (
             f"{100 * self.rate:.2f} % ({self.errors} of {self.length}: {self.insertions} insertions, "
@@ -56,18 +66,14 @@ class UtteranceScore:
     characters: ErrorCounts
 
     def to_dict(self) -> dict[str, object]:
-        """The row of a per-utterance file (JSON types only); a rate without reference units is null."""
-        counts = {
-            name: {
-                "rate": count.rate if count.length or not count.errors else None,
-                "length": count.length,
-                "insertions": count.insertions,
-                "deletions": count.deletions,
-                "substitutions": count.substitutions,
-            }
-            for name, count in (("wer", self.words), ("cer", self.characters))
+        """The row of a per-utterance file, in JSON types."""
+        return {
+            "id": self.id,
+            "text": self.reference,
+            "pred_text": self.hypothesis,
+            "wer": self.words.to_dict(),
+            "cer": self.characters.to_dict(),
         }
-        return {"id": self.id, "text": self.reference, "pred_text": self.hypothesis, **counts}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
-from aronnax.collections.common.training.callbacks import DataWait, Lines, Shares
+from aronnax.collections.common.training.callbacks import Lines, Shares
 from aronnax.collections.common.training.checkpoints import Best, Last
 from aronnax.collections.common.training.config import TrainerConfig
 from aronnax.core.errors import ConfigError, MissingExtraError
@@ -22,11 +22,10 @@ LAST = "last.ckpt"
 
 def build_trainer(config: TrainerConfig, output: Path, hyperparameters: Mapping[str, Any]) -> Trainer:
     """Returns the trainer that writes its checkpoints and logs below `output`."""
-    wait = DataWait()
     drawn = sys.stderr.isatty()
     callbacks: list[Callback] = [
         Best(output / "best", config.monitor),
-        Shares(wait, config.log_every),
+        Shares(config.log_every),
         TQDMProgressBar(refresh_rate=config.log_every) if drawn else Lines(config.log_every),
     ]
     loggers = [_logger(name, output, hyperparameters) for name in config.loggers]
@@ -57,7 +56,6 @@ def build_trainer(config: TrainerConfig, output: Path, hyperparameters: Mapping[
         enable_checkpointing=False,
         callbacks=callbacks,
         logger=loggers or False,
-        profiler=wait,
         default_root_dir=output,
     )
 
@@ -88,7 +86,7 @@ def _logger(name: str, output: Path, hyperparameters: Mapping[str, Any]) -> Logg
 
     logger: Logger
     if name == "csv":
-        logger = loggers.CSVLogger(str(output), name="logs", version="")
+        logger = loggers.CSVLogger(str(output), name="logs")
     elif name == "tensorboard":
         try:
             logger = loggers.TensorBoardLogger(str(output), name="logs", version="")
