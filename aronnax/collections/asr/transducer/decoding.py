@@ -13,8 +13,8 @@ from torch import Tensor
 from aronnax.collections.asr.confidence import check_measure
 from aronnax.collections.asr.confidence import confidence as measured
 from aronnax.collections.asr.hypothesis import Hypothesis
-from aronnax.collections.asr.transducer.greedy import GreedyState, GreedyWeights, Said, greedy_step
 from aronnax.collections.asr.transducer.graphs import GraphPool
+from aronnax.collections.asr.transducer.greedy import GreedyState, GreedyWeights, Said, greedy_step
 from aronnax.collections.asr.transducer.joint import Joint
 from aronnax.collections.asr.transducer.prediction import PredictionNetwork
 from aronnax.collections.common.nn.derived import Derived

@@ -80,10 +80,10 @@ def fused_transducer_loss(
         row_weights=reduction_weights(target_lengths, "sum" if reduction == "none" else reduction),
         budget=budget,
     )
-    inputs = (joint.enc(encoder_states), joint.pred(prediction_states), weight, bias)
+    inputs = [joint.enc(encoder_states), joint.pred(prediction_states), weight, bias]
     if not torch.is_grad_enabled():
         # Parameters ask for a gradient even where none is recorded, and the loss would then compute it.
-        inputs = tuple(tensor.detach() for tensor in inputs)
+        inputs = [tensor.detach() for tensor in inputs]
     loss, rows = _FusedLoss.apply(*inputs, work)
     return rows if reduction == "none" else loss
 

@@ -46,10 +46,8 @@ def rnnt_loss(
     reduction: Reduction = "mean_batch",
 ) -> Tensor:
     """RNN-T loss of unnormalised `logits` [B, T, U+1, V+1] for `targets` [B, U]; the blank is the last output."""
-    targets = fit_targets(targets, logits.shape[2], logits.shape[-1] - 1)
-    losses = _TransducerLoss.apply(
-        logits, targets, logit_lengths, target_lengths, TransducerCriterion(fastemit=fastemit)
-    )
+    criterion = TransducerCriterion(fastemit=fastemit)
+    losses = _losses_of_rows(logits, targets, logit_lengths, target_lengths, criterion)
     return reduce_losses(losses, target_lengths, reduction)
 
 
@@ -69,9 +67,20 @@ def tdt_loss(
     criterion = TransducerCriterion(tuple(durations), sigma, omega, fastemit).sampled()
     if not criterion.durations:
         logits = logits[..., : -len(durations)]
-    targets = fit_targets(targets, logits.shape[2], logits.shape[-1] - 1 - len(criterion.durations))
-    losses = _TransducerLoss.apply(logits, targets, logit_lengths, target_lengths, criterion)
+    losses = _losses_of_rows(logits, targets, logit_lengths, target_lengths, criterion)
     return reduce_losses(losses, target_lengths, reduction)
+
+
+def _losses_of_rows(
+    logits: Tensor, targets: Tensor, lengths: Tensor, target_lengths: Tensor, criterion: TransducerCriterion
+) -> Tensor:
+    """Loss of each row [B]."""
+    targets = fit_targets(targets, logits.shape[2], logits.shape[-1] - 1 - len(criterion.durations))
+    if not torch.is_grad_enabled():
+        # Scores may ask for a gradient even where none is recorded, and the loss would then compute it.
+        logits = logits.detach()
+    losses: Tensor = _TransducerLoss.apply(logits, targets, lengths, target_lengths, criterion)
+    return losses
 
 
 def losses(
