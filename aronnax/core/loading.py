@@ -54,9 +54,9 @@ def load(
     model = assemble(cls, parts, dtype).to(device)
     model.source = str(name)
     if weights == "int8":
-        from aronnax.core.quantise import quantise_linears
+        from aronnax.core.quantise import quantise
 
-        quantise_linears(model)
+        quantise(model)
     return model
 
 

@@ -15,7 +15,7 @@ from aronnax.collections.asr.encoder.config import FastConformerConfig
 from aronnax.collections.common.nn.linear import Linear, linear
 from aronnax.collections.common.nn.masks import valid_frames
 
-CHUNK = 32
+CHUNK = 128
 """Encoder frames that are subsampled at a time: bounds the memory of hours-long input, changes no number."""
 
 Length = TypeVar("Length", int, Tensor)
@@ -43,14 +43,17 @@ class Convolutions(nn.Sequential):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Before each strided convolution frames beyond `lengths` [B] count as zeros; None: all are valid."""
         for layer in self:
-            strided = isinstance(layer, nn.Conv2d) and layer.stride == (2, 2)
-            if strided:
+            if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2):
                 if lengths is not None:
                     x = x.masked_fill(~valid_frames(lengths, x.shape[2])[:, None, :, None], 0.0)
                     lengths = self.halved(lengths)
                 if self.causal:
                     x = F.pad(x, (2, 1, 2, 1))
-            x = _pointwise(layer, x) if isinstance(layer, nn.Conv2d) and not strided else layer(x)
+                # The kernel's layout decides the output's: channels innermost suits all that follows.
+                weight = layer.weight.to(memory_format=torch.channels_last)
+                x = F.conv2d(x, weight, layer.bias, layer.stride, layer.padding, groups=layer.groups)
+            else:
+                x = _pointwise(layer, x) if isinstance(layer, nn.Conv2d) else layer(x)
         return x
 
     def halved(self, length: Length) -> Length:
@@ -116,7 +119,7 @@ class ConvSubsampling(nn.Module):
         last = self.factor * (stop - 1) + 1 if self.conv.causal else self.factor * stop
         last = row.shape[0] if stop == total else last
         piece = row[self.factor * (start - drop) : last]
-        return self._project(self.conv(piece[None, None].contiguous(memory_format=torch.channels_last)))[0, drop : drop + stop - start]
+        return self._project(self.conv(piece[None, None]))[0, drop : drop + stop - start]
 
     def _project(self, x: Tensor) -> Tensor:
         return self.out(x.transpose(1, 2).flatten(2))

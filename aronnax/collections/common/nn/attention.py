@@ -79,7 +79,7 @@ class RelativeAttention(nn.Module):
         self.linear_k = Linear(width, width, bias=bias)
         self.linear_v = Linear(width, width, bias=bias)
         self.linear_out = Linear(width, width, bias=bias)
-        self.linear_pos = Linear(width, width, bias=False)
+        self.linear_pos = nn.Linear(width, width, bias=False)
         self.pos_bias_u = nn.Parameter(torch.zeros(heads, width // heads))
         self.pos_bias_v = nn.Parameter(torch.zeros(heads, width // heads))
         self.separate_global = separate_global

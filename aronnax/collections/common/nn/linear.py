@@ -33,7 +33,9 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, left: int, right: 
 
 
 class Linear(nn.Linear):
-    """A linear layer that takes the fastest product in inference."""
+    """A linear layer that takes the fastest product in inference, and may be quantised to int8."""
+
+    quantisable = True
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
@@ -42,6 +44,8 @@ class Linear(nn.Linear):
 
 class PointwiseConv(nn.Linear):
     """A convolution of kernel one over [B, T, D], with the weight stored [out, in, 1] as a convolution's."""
+
+    quantisable = True
 
     def __init__(self, width_in: int, width_out: int, bias: bool = True) -> None:
         super().__init__(width_in, width_out, bias=bias)
