@@ -28,6 +28,116 @@ AUDIO_SUFFIXES = frozenset(
     (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".wma")
     + (".webm", ".mp4", ".sph", ".aif", ".aiff", ".au")
 )
+_PATH_COLUMNS = ("audio_filepath", "path", "file", "file_name", "filename", "audio", "wav")
+_TEXT_COLUMNS = ("text", "sentence", "transcript", "transcription")
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_FSDD_TEST_TAKES = 5
+
+
+@dataclass
+class Notes:
+    """What a recipe could not use: what was wrong, and the files."""
+
+    problems: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, problem: str, name: str) -> None:
+        """Note one file."""
+        self.problems.setdefault(problem, []).append(name)
+
+
+def prepare(recipe: str, source: Path, notes: Notes) -> Parts:
+    """Cuts of a corpus by part: `fsdd`, `folder`, or any recipe of Lhotse's that asks only for the corpus folder.
+
+    Raises:
+        OptionError: no recipe has that name, or it needs more than the folder.
+        ManifestError: the source is not laid out as the recipe expects, or holds nothing.
+    """
+    if not source.exists():
+        raise ManifestError(f"{source}: no such file or folder")
+    own = {"fsdd": fsdd, "folder": folder}
+    parts = own[recipe](source, notes) if recipe in own else _lhotse_recipe(recipe, source)
+    parts = {name: cuts for name, cuts in parts.items() if cuts}
+    if not parts:
+        raise ManifestError(f"{source}: nothing found that the recipe {recipe!r} can use")
+    return parts
+
+
+def fsdd(source: Path, notes: Notes) -> Parts:
+    """Spoken digits: a `manifest.jsonl`, or `recordings/DIGIT_SPEAKER_TAKE.wav`; takes 0 to 4 are the test part."""
+    parts: Parts = {"train": [], "test": []}
+    for path in _fsdd_files(source):
+        try:
+            digit, speaker, take = path.stem.split("_")
+            text, part = _DIGITS[int(digit)], "test" if int(take) < _FSDD_TEST_TAKES else "train"
+        except (ValueError, IndexError):
+            notes.add("not named DIGIT_SPEAKER_TAKE", str(path))
+            continue
+        parts[part].extend(_file_cut(path, path.stem, text, notes, language="en", speaker=speaker))
+    return parts
+
+
+def folder(source: Path, notes: Notes) -> Parts:
+    """Audio files with a `.txt` beside each, or the rows of a TSV or CSV that names them; one part, `all`."""
+    if source.is_file():
+        return {"all": list(_table_cuts(source, notes))}
+    tables = sorted(path for path in source.iterdir() if path.suffix.lower() in (".tsv", ".csv"))
+    if len(tables) > 1:
+        names = ", ".join(path.name for path in tables)
+        raise ManifestError(f"{source}: it holds several tables ({names}); give the path of one of them")
+    if tables:
+        return {"all": list(_table_cuts(tables[0], notes))}
+    cuts: list[Cut] = []
+    for path in sorted(source.rglob("*")):
+        if path.suffix.lower() not in AUDIO_SUFFIXES:
+            continue
+        transcript = path.with_suffix(".txt")
+        if not transcript.is_file():
+            notes.add("without a .txt beside it", str(path))
+            continue
+        text = " ".join(transcript.read_text(encoding="utf-8").split())
+        cuts.extend(_file_cut(path, str(path.relative_to(source).with_suffix("")), text, notes))
+    return {"all": cuts}
+
+
+def split_parts(parts: Parts, split: str, seed: int = 0) -> Parts:
+    """A choice among the parts (`dev,test`), or all of them dealt anew by shares (`train:0.9,dev:0.1`).
+
+    Raises:
+        OptionError: a part does not exist, or the shares do not add up to 1.
+    """
+    names = [item.strip() for item in split.split(",") if item.strip()]
+    if all(":" not in name for name in names):
+        for name in names:
+            if name not in parts:
+                raise OptionError(f"there is no part {name!r}; {nearest(name, parts)}")
+        return {name: parts[name] for name in names}
+    try:
+        shares = {name: float(share) for name, _, share in (item.partition(":") for item in names)}
+    except ValueError:
+        raise OptionError(f"--split {split!r} must read like train:0.9,dev:0.1") from None
+    if abs(sum(shares.values()) - 1.0) > 1e-6:
+        raise OptionError(f"the shares of --split {split!r} add up to {sum(shares.values()):g} instead of 1")
+    cuts = [cut for part in parts.values() for cut in part]
+    random.Random(seed).shuffle(cuts)
+    dealt, start, total = {}, 0, 0.0
+    for name, share in shares.items():
+        total += share
+        stop = round(total * len(cuts))
+        dealt[name], start = cuts[start:stop], stop
+    return dealt
+
+
+def write_parts(parts: Mapping[str, Sequence[Cut]], out: Path, format: Format) -> dict[str, Path]:
+    """Write each part: `<part>.jsonl` (nemo), `<part>.jsonl.gz` (lhotse) or the folder `<part>` (shar)."""
+    out.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for name, cuts in parts.items():
+        if format == "nemo":
+            written[name] = out / f"{name}.jsonl"
+            write_manifest(written[name], (manifest_line(cut, out) for cut in cuts))
+        elif format == "lhotse":
+            written[name] = out / f"{name}.jsonl.gz"
+            CutSet.from_cuts(cuts).to_file(written[name])
         else:
             written[name] = out / name
             written[name].mkdir(exist_ok=True)
