@@ -131,7 +131,7 @@ def sources(x: Any, sample_rate: int | None = None) -> Iterator[Source | Aronnax
         elif isinstance(x, (np.ndarray, torch.Tensor)):
             yield _from_array(x, sample_rate)
         elif _is_cut(x):
-            yield Source(str(getattr(x, "id", None) or "cut"), x)
+            yield Source(str(x.id), x)
         elif isinstance(x, (bytes, bytearray)) or hasattr(x, "read"):
             yield Source(str(getattr(x, "name", "bytes")), bytes(x) if isinstance(x, bytearray) else x)
         elif isinstance(x, Mapping):
@@ -221,7 +221,8 @@ def _is_rated_array(x: Any) -> bool:
 
 
 def _is_cut(x: Any) -> bool:
-    return callable(getattr(x, "load_audio", None))
+    # A CutSet passes `load_audio` on to its cuts; only a single recording has an id.
+    return callable(getattr(x, "load_audio", None)) and hasattr(x, "id")
 
 
 def _suffixes() -> str:
