@@ -97,6 +97,8 @@ def test_a_stream_gives_what_the_array_gives(tmp_path: Path, rate: int) -> None:
     soundfile.write(tmp_path / "a.wav", audio, rate, subtype="FLOAT")
     with open_audio(tmp_path / "a.wav", rate) as stream:
         assert speech_regions(stream) == speech_regions(audio, rate) != []
+        excerpt = types.SimpleNamespace(sample_rate=rate, samples=stream.samples, read=stream.read)
+        assert speech_regions(excerpt) == speech_regions(stream)
 
 
 def test_an_array_needs_its_rate() -> None:

@@ -6,7 +6,7 @@ Everything is counted in samples of the recording; `S` samples, `N` frames.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -19,6 +19,21 @@ _BLOCK_SECONDS = 60
 _FLOOR_SECONDS = 15
 _SHORT_SECONDS, _SHORT_RANGE_DB = 2, 20.0
 _SILERO_RATE, _SILERO_FRAME = 16000, 512
+
+
+class Stream(Protocol):
+    """A recording that can be read piece by piece."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second it is read at."""
+
+    @property
+    def samples(self) -> int:
+        """Length in samples."""
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return samples from `start` to `stop` as float32 [S]."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +59,7 @@ class ActivityConfig:
 
 
 def speech_regions(
-    audio: np.ndarray | AudioStream,
+    audio: np.ndarray | Stream,
     rate: int | None = None,
     *,
     detector: Literal["energy", "silero"] = "energy",
@@ -52,8 +67,8 @@ def speech_regions(
 ) -> Regions:
     """Return the (start, stop) samples of speech, in order and apart; none of it where there is no speech.
 
-    `audio` is a waveform [S] at `rate`, or an open stream, which is read once in bounded memory. Raises
-    MissingExtraError when Silero is asked for and not installed.
+    `audio` is a waveform [S] at `rate`, or an open stream (as `open_audio` gives), which is read once in bounded
+    memory. Raises MissingExtraError when Silero is asked for and not installed.
 
     >>> tone = np.sin(np.arange(16000) * 0.3).astype(np.float32) * np.hanning(16000).astype(np.float32)
     >>> silence = np.zeros(16000, np.float32)
@@ -66,7 +81,7 @@ def speech_regions(
         raise OptionError(f"detector={detector!r} is unknown; use energy or silero")
     stream = open_audio((audio, rate), rate or 0) if isinstance(audio, np.ndarray) else audio
     if detector == "silero":
-        heard = stream.at(_SILERO_RATE)
+        heard = AudioStream(_AsSource(stream), _SILERO_RATE)
         speech = _silero_frames(heard, config.silero_threshold)
         regions = _regions(speech, _SILERO_FRAME, heard.samples, _SILERO_RATE, config)
         return [
@@ -78,7 +93,20 @@ def speech_regions(
     return _regions(loud, frame, stream.samples, stream.sample_rate, config)
 
 
-def _levels(stream: AudioStream, frame: int) -> np.ndarray:
+class _AsSource:
+    """A stream taken for a recording, to be read at another rate."""
+
+    channels = 1
+
+    def __init__(self, stream: Stream) -> None:
+        self.name, self.sample_rate, self.length = "stream", stream.sample_rate, stream.samples
+        self.read = stream.read
+
+    def close(self) -> None:
+        """The stream stays open: it belongs to the caller."""
+
+
+def _levels(stream: Stream, frame: int) -> np.ndarray:
     """Return each frame's level [N] in dB below full scale; a last partial frame counts as one."""
     block = frame * max(1, _BLOCK_SECONDS * stream.sample_rate // frame)
     levels = []
@@ -95,9 +123,8 @@ def _loud_frames(levels: np.ndarray, config: ActivityConfig) -> np.ndarray:
     second = max(1, round(1.0 / config.frame))
     whole = np.pad(levels, (0, -len(levels) % second), constant_values=np.inf).reshape(-1, second)
     quiet = np.sort(whole, axis=1)[:, second // 10]
-    # A last second of a few frames only says nothing of its own.
-    quiet = np.where(np.isfinite(quiet), quiet, np.inf)
-    if not np.isfinite(quiet).any():
+    # A last second of a few frames only shows no floor of its own, unless there is nothing else.
+    if np.isinf(quiet).all():
         quiet[:] = levels.min()
     reach = _FLOOR_SECONDS // 2
     around = np.lib.stride_tricks.sliding_window_view(
@@ -112,7 +139,7 @@ def _loud_frames(levels: np.ndarray, config: ActivityConfig) -> np.ndarray:
     return levels > np.maximum(threshold, max(config.quietest_db, loudest - config.range_db))
 
 
-def _silero_frames(stream: AudioStream, threshold: float) -> np.ndarray:
+def _silero_frames(stream: Stream, threshold: float) -> np.ndarray:
     """Return which frames [N] of a stream at 16 kHz Silero takes for speech."""
     try:
         from silero_vad import load_silero_vad
@@ -132,7 +159,7 @@ def _silero_frames(stream: AudioStream, threshold: float) -> np.ndarray:
     return np.array(speech, dtype=bool)
 
 
-def _scaled_stop(stop: int, heard: AudioStream, stream: AudioStream) -> int:
+def _scaled_stop(stop: int, heard: Stream, stream: Stream) -> int:
     if stop == heard.samples:
         return stream.samples
     return min(stream.samples, -(-stop * stream.sample_rate // heard.sample_rate))

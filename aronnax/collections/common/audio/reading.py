@@ -91,10 +91,6 @@ class AudioStream:
             return np.zeros(0, np.float32)
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def at(self, sample_rate: int) -> AudioStream:
-        """Return the same recording as a stream at another rate; the two share one open file."""
-        return AudioStream(self._source, sample_rate)
-
     def close(self) -> None:
         """Let go of the file."""
         self._source.close()
