@@ -37,8 +37,10 @@ def assert_sound(transcript: Transcript) -> None:
     assert all(0 <= word.start <= word.end <= transcript.duration for word in words)
 
 
-@pytest.mark.parametrize("samples", [1, 319, 320, 321, 5 * 320, 5 * 320 + 1, 64_001, 10_000 * 320, 10_000 * 320 + 17])
-@pytest.mark.parametrize("shape", [(0, 1, 0), (3, 5, 2), (125, 563, 63), (2, 1, 9)])
+@pytest.mark.parametrize(
+    "samples", [1, 319, 320, 321, 5 * 320, 5 * 320 + 1, 64_001, 10_000 * 320, 10_000 * 320 + 17]
+)
+@pytest.mark.parametrize("shape", [(0, 1, 0), (3, 5, 2), (125, 550, 75), (2, 1, 9)])
 def test_centres_cover_every_frame_once(samples: int, shape: tuple[int, int, int]) -> None:
     left, centre, right = shape
     following = 0
@@ -75,7 +77,7 @@ def test_a_word_that_crosses_a_border_is_said_once_and_keeps_its_length(tone_mod
 
 @pytest.mark.parametrize("head", ["tdt", "ctc"])
 def test_decoding_goes_on_over_borders_in_a_real_model(model: HybridModel, head: str) -> None:
-    """With the encoder's states the same, cutting them anywhere changes no token, time or confidence."""
+    """With the encoder's states the same, cutting them anywhere changes no token and no time."""
     signal = torch.from_numpy(noises([20.0])[0][0])[None]
     with torch.inference_mode():
         encoded = model.encode(signal, torch.tensor([signal.shape[1]]))
@@ -129,7 +131,7 @@ def test_two_hours_are_exact_to_the_frame(
     assert len(expected) > 6000
     assert transcript.duration == samples / TONE_RATE  # nothing was cut off
     assert times(transcript) == expected
-    assert "chunks of 45" in transcript.notes[0]
+    assert "chunks of 44 s" in transcript.notes[0]
     assert all(word.confidence is not None and 0.3 < word.confidence <= 1 for word in transcript.words)
     assert_sound(transcript)
 
@@ -141,12 +143,16 @@ def test_two_hours_equal_their_parts(
     whole = tone_model.transcribe(path)
     part = 600.0
     lines = [
-        {"audio_filepath": path, "offset": part * i, "duration": part}
+        {"audio_filepath": str(path), "offset": part * i, "duration": part}
         for i in range(int(samples / TONE_RATE // part) + 1)
         if part * i < samples / TONE_RATE
     ]
-    parts = " ".join(transcript.text for transcript in tone_model.transcribe(lines))
-    assert score([whole.text], [parts]).words.rate < 0.005
+    parts = [transcript.text for transcript in tone_model.transcribe(lines)]
+    said_in = [
+        " ".join(word.text for word in whole.words if part * i <= word.start < part * (i + 1))
+        for i in range(len(parts))
+    ]
+    assert score(said_in, parts).words.rate < 0.005
 
 
 def test_two_hours_take_bounded_memory(
@@ -221,7 +227,7 @@ def test_the_plan_can_be_overridden(model: HybridModel) -> None:
     assert chosen(model, 7200, free=1 * GIB, chunk="full").kind == "full"
     assert chosen(model, 7200, free=1 * GIB, chunk="local").kind == "local"
     twenty = chosen(model, 60, free=64 * GIB, chunk=20.0)
-    assert twenty.windows == Windows(left=125, centre=250, right=62, samples_per_frame=1280)
+    assert twenty.windows == Windows(left=125, centre=250, right=75, samples_per_frame=1280)
     assert chosen(model, 19, free=64 * GIB, chunk=20.0).kind == "full"
     with pytest.raises(OptionError, match="chunk"):
         plan.check_chunk(0.1)

@@ -113,9 +113,7 @@ def test_padding_and_batching_do_not_change_a_row(model: HybridModel, head: str)
     alone = [one(model.transcribe(recording, head=head)) for recording in recordings]
     assert sum(len(transcript.text) for transcript in alone) > 30
     for batch_size in (2, 7):
-        for found, expected in zip(
-            model.transcribe(recordings, head=head, batch_size=batch_size), alone
-        ):
+        for found, expected in zip(model.transcribe(recordings, head=head, batch_size=batch_size), alone):
             assert_same(found, expected)
 
 
@@ -173,7 +171,11 @@ def test_transcribing_changes_nothing_in_the_model_or_the_process(model: HybridM
     assert after["grads"] == before["grads"]
     assert after["config"] == before["config"]
     assert all(torch.equal(after["weights"][k], v) for k, v in before["weights"].items())
-    assert (logging.getLogger().level, torch.is_grad_enabled(), torch.get_num_threads()) == (level, grad, threads)
+    assert (logging.getLogger().level, torch.is_grad_enabled(), torch.get_num_threads()) == (
+        level,
+        grad,
+        threads,
+    )
 
 
 def test_a_model_can_still_be_trained_after_it_transcribed(model: HybridModel) -> None:

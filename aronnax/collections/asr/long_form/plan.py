@@ -18,9 +18,10 @@ LOCAL_SECONDS = 3600.0
 LOCAL_CONTEXT_SECONDS = 20.48
 """Context to each side in local attention: 256 frames of 80 ms, as NVIDIA's model cards advise."""
 
-CHUNK_SECONDS = 45.0
+CHUNK_SECONDS = 44.0
 LEFT_SECONDS = 10.0
-RIGHT_SECONDS = 5.0
+RIGHT_SECONDS = 6.0
+"""A window is a minute long: whole frames of 80 and of 40 ms, lengths the models know from training."""
 
 SHARE_OF_MEMORY = 0.5
 """A pass may take this share of the memory that is free."""
