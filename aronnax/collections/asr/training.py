@@ -148,7 +148,7 @@ def _run(
     say(f"before: {_rates(before)}")
     say(f"after:  {_rates(after)}")
     for head, errors in task.errors.items():
-        say(f"{head} WER after: {errors}")
+        say(f"{head} WER {errors}")
     say(f"the model is in {folder}")
     return TrainResult(before, after, task.model.eval(), folder)
 
