@@ -25,8 +25,8 @@ Format = Literal["nemo", "lhotse", "shar"]
 Parts = dict[str, list[Cut]]
 
 AUDIO_SUFFIXES = frozenset(
-    (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".wma")
-    + (".webm", ".mp4", ".sph", ".aif", ".aiff", ".au")
+    f".{name}"
+    for name in "wav flac mp3 ogg opus m4a aac wma webm mp4 sph aif aiff au".split()  # noqa: SIM905
 )
 _PATH_COLUMNS = ("audio_filepath", "path", "file", "file_name", "filename", "audio", "wav")
 _TEXT_COLUMNS = ("text", "sentence", "transcript", "transcription")

@@ -12,8 +12,9 @@ from aronnax.core.errors import CheckpointError
 class CharacterTokenizer:
     """One id a character; a label of several characters stands for a whole word.
 
-    Characters outside the labels are left out, as NeMo does. A word begins at the blank before it, so only
-    the blank `starts_word`. Raises CheckpointError when there is no label or one stands there twice.
+    Characters outside the labels are lower-cased, and left out where that does not help, as NeMo does. A word
+    begins at the blank before it, so only the blank `starts_word`. Raises CheckpointError when there is no label
+    or one stands there twice.
     """
 
     def __init__(self, labels: Iterable[str]) -> None:
@@ -40,7 +41,8 @@ class CharacterTokenizer:
         for word in text.strip().split(" "):
             symbols.append(" ")
             symbols.extend([word] if len(word) > 1 and word in self._ids else word)
-        return [self._ids[symbol] for symbol in symbols[1:] if symbol in self._ids]
+        known = (symbol if symbol in self._ids else symbol.lower() for symbol in symbols[1:])
+        return [self._ids[symbol] for symbol in known if symbol in self._ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, without blanks at its ends or in front of punctuation."""

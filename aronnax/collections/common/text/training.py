@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import re
 from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
@@ -48,8 +49,9 @@ def train_sentencepiece(
     lines = [text.strip() for text in texts if text.strip()]
     if not lines:
         raise OptionError("there is no text to train a tokenizer on: every transcript is empty")
+    if max_texts is not None and len(lines) > max_texts:
+        lines = random.Random(seed).sample(lines, max_texts)
     model = io.BytesIO()
-    sentencepiece.set_random_generator_seed(seed)
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines),
@@ -62,8 +64,6 @@ def train_sentencepiece(
             eos_id=-1,
             hard_vocab_limit=kind != "char",
             normalization_rule_name="nmt_nfkc_cf" if lower else "nmt_nfkc",
-            input_sentence_size=max_texts or 0,
-            shuffle_input_sentence=max_texts is not None,
             max_sentence_length=max(4192, *(len(line.encode()) for line in lines)),
             num_threads=1,
             minloglevel=2,

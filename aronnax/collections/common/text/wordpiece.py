@@ -74,7 +74,7 @@ class WordPieceTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, without blanks at its ends or in front of punctuation."""
-        return self._cleaner(" ".join(self.pieces(ids)).replace(" ##", "").removeprefix("##"))
+        return self._cleaner(" ".join(self.pieces(ids)).replace(" ##", ""))
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The pieces as the vocabulary spells them, `##` included."""
