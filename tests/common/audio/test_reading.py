@@ -174,6 +174,14 @@ def test_arrays_tensors_files_and_cuts_give_the_same(tmp_path: Path) -> None:
         )
 
 
+def test_a_part_of_a_recording_as_a_lhotse_cut(tmp_path: Path) -> None:
+    lhotse = pytest.importorskip("lhotse")
+    samples = wave(2.0)
+    recording = lhotse.Recording.from_file(written(tmp_path / "a.wav", samples, subtype="FLOAT"))
+    audio = read_audio(recording.to_cut().truncate(offset=0.5, duration=1.0), sample_rate=16000)
+    np.testing.assert_allclose(audio.samples, samples[8000:24000, 0], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("dtype", "full_scale", "zero"), [("int16", 2**15, 0), ("int32", 2**31, 0), ("uint8", 2**7, 128)]
 )

@@ -171,12 +171,10 @@ def open_sound(name: str, file: File, channel: Channel) -> Source:
     """Return a source for a file libsndfile reads; raises soundfile's own error for an unknown format."""
     import soundfile
 
+    _check_wav_is_whole(name, file)
     sound = soundfile.SoundFile(file)
     if sound.format not in _SEQUENTIAL_FORMATS:
-        source = SeekingSource(name, sound, channel)
-        if sound.format in ("WAV", "WAVEX"):
-            _check_wav_is_whole(name, file)
-        return source
+        return SeekingSource(name, sound, channel)
 
     def decode() -> Iterator[np.ndarray]:
         rewind(file)
@@ -254,9 +252,8 @@ def _check_wav_is_whole(name: str, file: File) -> None:
         with file.open("rb") as opened:
             missing, byte_rate = _missing_wav_bytes(opened)
     else:
-        place = file.tell()
         missing, byte_rate = _missing_wav_bytes(file)
-        file.seek(place)
+        rewind(file)
     if missing > 0:
         raise AudioError(
             f"{name}: cut short: {missing / byte_rate:.2f} s of the audio its header declares are missing;"
@@ -265,9 +262,12 @@ def _check_wav_is_whole(name: str, file: File) -> None:
 
 
 def _missing_wav_bytes(file: IO[bytes]) -> tuple[int, int]:
-    """Return how many declared bytes of sound lie beyond the end of a RIFF file, and its bytes per second."""
+    """Return how many declared bytes of sound lie beyond the end of a WAV file, and its bytes per second."""
     size = file.seek(0, 2)
     place, byte_rate = 12, 1
+    file.seek(0)
+    if file.read(4) != b"RIFF":
+        return 0, byte_rate
     while place + 8 <= size:
         file.seek(place)
         header = file.read(8)
