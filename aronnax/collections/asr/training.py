@@ -97,6 +97,7 @@ def train(
     say = say if rank_zero_only.rank == 0 else _silent
     if train_cuts is None and not config.data.train:
         raise ConfigError("data.train is empty: name a manifest, Lhotse cuts, or a list of inputs")
+    config.optim.check(config.trainer.max_steps)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     resume = checkpoint_to_resume(config.trainer, output)

@@ -32,7 +32,13 @@ def run(tmp_path: Path, name: str, config: Path, *overrides: str) -> list[list[d
     """The rows of each process."""
     script = tmp_path / "witness.py"
     script.write_text(WITNESS)
-    command = [sys.executable, str(script), str(tmp_path / name), str(config), f"output={tmp_path / name}.run"]
+    command = [
+        sys.executable,
+        str(script),
+        str(tmp_path / name),
+        str(config),
+        f"output={tmp_path / name}.run",
+    ]
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     result = subprocess.run([*command, *overrides], env=environment, capture_output=True, timeout=400)
     assert result.returncode == 0, result.stderr.decode()

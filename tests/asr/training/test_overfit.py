@@ -36,7 +36,9 @@ def test_a_tiny_model_learns_eight_utterances_by_heart(tiny_model, tone_batch, t
     assert metrics["val/wer"] == 0.0
 
 
-def test_a_transducer_learns_on_after_its_tokenizer_was_replaced(tiny_model, tone_batch, tone_texts, tmp_path):
+def test_a_transducer_learns_on_after_its_tokenizer_was_replaced(
+    tiny_model, tone_batch, tone_texts, tmp_path
+):
     from aronnax.collections.asr.finetune import replace_tokenizer
     from aronnax.collections.common.text import CharacterTokenizer
 

@@ -103,7 +103,9 @@ def test_fine_tuning_extends_the_tokenizer_and_keeps_the_rest(config_of, tmp_pat
     for name in old:
         if name.startswith("encoder."):
             assert (old[name] == new[name]).all(), f"{name} is frozen and changed"
-    assert not (old["ctc_decoder.decoder_layers.0.weight"] == new["ctc_decoder.decoder_layers.0.weight"][:6]).all()
+    assert not (
+        old["ctc_decoder.decoder_layers.0.weight"] == new["ctc_decoder.decoder_layers.0.weight"][:6]
+    ).all()
 
 
 def test_frozen_batch_norm_keeps_its_statistics(config_of, tmp_path) -> None:
@@ -111,7 +113,9 @@ def test_frozen_batch_norm_keeps_its_statistics(config_of, tmp_path) -> None:
     name = "encoder.layers.0.conv.batch_norm.running_mean"
     tuned = run(
         config_of(
-            output=str(tmp_path / "tuned"), init_from=str(first.folder), task={"freeze": ["encoder"]},
+            output=str(tmp_path / "tuned"),
+            init_from=str(first.folder),
+            task={"freeze": ["encoder"]},
             tokenizer={"kind": None},
         )
         | {"model": {}}
@@ -174,7 +178,9 @@ def test_another_model_in_the_same_folder_is_refused(config_of) -> None:
         ("trainer.max_steps", "not an override"),
     ],
 )
-def test_a_misspelt_key_or_value_is_named_with_the_nearest(config_of, tmp_path: Path, override, message) -> None:
+def test_a_misspelt_key_or_value_is_named_with_the_nearest(
+    config_of, tmp_path: Path, override, message
+) -> None:
     path = tmp_path / "train.yaml"
     path.write_text(yaml.safe_dump(config_of()))
     with pytest.raises(ConfigError, match=message):
@@ -192,7 +198,7 @@ def test_overrides_reach_every_section(config_of, tmp_path: Path) -> None:
     assert config.optim.multipliers == {"encoder": 0.1}
 
 
-@pytest.mark.parametrize("name", ["ctc", "rnnt", "tdt", "hybrid", "small"])
+@pytest.mark.parametrize("name", ["ctc", "rnnt", "tdt", "hybrid", "small", "finetune"])
 def test_the_examples_are_valid(name: str) -> None:
     config = load_config(Path("examples/asr") / f"fastconformer_{name}.yaml")
     assert config.output == f"runs/fastconformer_{name}"

@@ -38,12 +38,17 @@ class OptimConfig:
         """Whether the parameter of that name does not learn yet at that optimizer step."""
         return step < of_longest_prefix(name, self.first_steps, 0)
 
+    def check(self, total_steps: int | None) -> None:
+        """Raises ConfigError when the rates or the steps of the schedule contradict each other."""
+        if self.lr <= 0 or self.min_lr < 0 or self.min_lr > self.lr:
+            raise ConfigError(f"optim.lr {self.lr} and optim.min_lr {self.min_lr}: 0 <= min_lr <= lr, lr > 0")
+        schedule(self.schedule, self.warmup_steps, total_steps, self.min_lr / self.lr)
+
     def build(
         self, module: nn.Module, total_steps: int | None
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         """Returns the optimizer over the module's trainable parameters and its per-step scheduler."""
-        if self.lr <= 0 or self.min_lr < 0 or self.min_lr > self.lr:
-            raise ConfigError(f"optim.lr {self.lr} and optim.min_lr {self.min_lr}: 0 <= min_lr <= lr, lr > 0")
+        self.check(total_steps)
         groups = parameter_groups(module, self.multipliers, self.first_steps)
         optimizer = torch.optim.AdamW(
             [
