@@ -6,14 +6,14 @@ both symmetric; sums are exact in 32 bits.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from aronnax.core.errors import OptionError
 
-M = TypeVar("M", bound=nn.Module)
+Anything = TypeVar("Anything", bound=nn.Module)
 
 _ONEDNN = hasattr(torch.ops.onednn, "qlinear_pointwise") and torch.backends.mkldnn.is_available()
 # Without VNNI two products are first added in 16 bits, which full-range weights could overflow.
@@ -22,6 +22,9 @@ _WEIGHT_RANGE = 127 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 
 
 class QuantisedLinear(nn.Module):
     """A linear layer with int8 weights [N, K]; takes and gives floats, holds no gradients."""
+
+    scale: Tensor
+    bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -57,7 +60,7 @@ class QuantisedLinear(nn.Module):
         )
 
 
-def quantise(model: M) -> M:
+def quantise(model: Anything) -> Anything:
     """Replaces, in place, the weights of every layer marked `quantisable` by int8; returns the model.
 
     The model must be on the CPU and is then for inference only: it cannot be trained or saved.
@@ -73,10 +76,11 @@ def quantise(model: M) -> M:
     if not found:
         raise OptionError("weights='int8': this model has no layer that can be quantised, or already is")
     for parent, name, layer in found:
-        weight = layer.weight
+        weight, bias = cast(Tensor, layer.weight), cast("Tensor | None", layer.bias)
         if weight.device.type != "cpu":
             raise OptionError(
-                f"weights='int8' runs on the CPU only, but the model is on {weight.device}: load it with device='cpu'"
+                f"weights='int8' runs on the CPU only, but the model is on {weight.device}: "
+                "load it with device='cpu'"
             )
-        setattr(parent, name, QuantisedLinear(weight.flatten(1), layer.bias))
+        setattr(parent, name, QuantisedLinear(weight.flatten(1), bias))
     return model.eval()

@@ -1,4 +1,4 @@
-"""FastConformer against the output of NeMo 3.0.0's ConformerEncoder (fixtures/encoder.npz); tolerance 1e-4."""
+"""FastConformer against the output of NeMo 3.0.0's ConformerEncoder; tolerance 1e-4."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     python tests/parity/make/encoder.py
 
-Weights and inputs are drawn by numpy's frozen RandomState from the tensor's name, so the fixture holds only the
-configurations, the names and shapes of NeMo's parameters, and what NeMo made of them.
+Weights and inputs are drawn by numpy's frozen RandomState from the tensor's name, so the fixture holds only
+the configurations, the names and shapes of NeMo's parameters, and what NeMo made of them.
 """
 
 from __future__ import annotations

@@ -29,9 +29,10 @@ class FastConformerConfig:
     conv_norm_type: "batch_norm" or "layer_norm" behind the depthwise convolution.
     conv_context_size: None (centred), "causal", or (left, right) frames that sum to the kernel minus one.
     use_bias: biases in all linear and convolution layers of the blocks.
-    global_tokens, global_tokens_spacing, global_attn_separate: of local attention, see `Attention`.
-    dropout, dropout_pre_encoder, dropout_emb, dropout_att: of modules, subsampled input, positions, attention.
-    stochastic_depth_*: probability of skipping a layer in training, its growth with depth, the first such layer.
+    global_tokens, global_tokens_spacing, global_attn_separate: of local attention, see `Attention`; the last
+        gives the global tokens projections of their own.
+    dropout, dropout_pre_encoder, dropout_emb, dropout_att: of modules, subsampled input, positions, scores.
+    stochastic_depth_*: probability of skipping a layer in training, its growth with depth, the first such.
     activation_checkpointing: recompute layers in the backward pass to save memory.
     """
 

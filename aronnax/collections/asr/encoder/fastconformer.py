@@ -17,7 +17,7 @@ from aronnax.collections.asr.encoder.config import FastConformerConfig
 from aronnax.collections.asr.encoder.layer import ConformerLayer
 from aronnax.collections.asr.encoder.subsampling import ConvSubsampling, Length
 from aronnax.collections.common.nn.attention import AttentionPlan
-from aronnax.collections.common.nn.derived import Derived
+from aronnax.collections.common.nn.derived import forget_derived
 from aronnax.collections.common.nn.masks import any_padding, valid_frames
 from aronnax.collections.common.nn.windows import Attention
 
@@ -84,10 +84,7 @@ class FastConformer(nn.Module):
 
     def train(self, mode: bool = True) -> FastConformer:
         """Sets training or inference mode, and forgets what inference had computed from the weights."""
-        for module in self.modules():
-            for value in vars(module).values():
-                if isinstance(value, Derived):
-                    value.clear()
+        forget_derived(self)
         return super().train(mode)
 
     def _attention(self) -> Attention:

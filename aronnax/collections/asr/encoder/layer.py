@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from aronnax.collections.asr.encoder.config import FastConformerConfig
 from aronnax.collections.asr.encoder.convolution import ConvolutionModule
 from aronnax.collections.common.nn.attention import AttentionPlan, RelativeAttention
-from aronnax.collections.common.nn.linear import FeedForward
+from aronnax.collections.common.nn.linear import Dropout, FeedForward
 
 
 class ConformerLayer(nn.Module):
@@ -28,7 +28,7 @@ class ConformerLayer(nn.Module):
         )
         self.norm_feed_forward2 = nn.LayerNorm(width)
         self.feed_forward2 = FeedForward(width, inner, config.dropout, config.use_bias)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.norm_out = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, plan: AttentionPlan, hidden: Tensor | None) -> Tensor:

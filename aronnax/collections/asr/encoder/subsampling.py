@@ -22,7 +22,7 @@ Length = TypeVar("Length", int, Tensor)
 
 
 class Convolutions(nn.Sequential):
-    """Strided convolutions over time and frequency, each followed by a ReLU, [B, 1, T, F] -> [B, C, T', F']."""
+    """Strided convolutions over time and frequency, each with a ReLU, [B, 1, T, F] -> [B, C, T', F']."""
 
     def __init__(self, config: FastConformerConfig, channels: int) -> None:
         layers: list[nn.Module] = []
@@ -36,7 +36,7 @@ class Convolutions(nn.Sequential):
             layers.append(nn.Conv2d(before, channels, 3, stride=2, padding=padding, groups=groups))
             if groups > 1:
                 layers.append(nn.Conv2d(channels, channels, 1))
-            layers.append(nn.ReLU(inplace=True))
+            layers.append(nn.ReLU())
         super().__init__(*layers)
         self.causal = config.causal_downsampling
 
@@ -52,8 +52,10 @@ class Convolutions(nn.Sequential):
                 # The kernel's layout decides the output's: channels innermost suits all that follows.
                 weight = layer.weight.to(memory_format=torch.channels_last)
                 x = F.conv2d(x, weight, layer.bias, layer.stride, layer.padding, groups=layer.groups)
+            elif isinstance(layer, nn.Conv2d):
+                x = _pointwise(layer, x)
             else:
-                x = _pointwise(layer, x) if isinstance(layer, nn.Conv2d) else layer(x)
+                x = F.relu(x, inplace=not torch.is_grad_enabled())
         return x
 
     def halved(self, length: Length) -> Length:

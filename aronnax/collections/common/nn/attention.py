@@ -18,8 +18,8 @@ from aronnax.collections.common.nn.masks import valid_frames
 from aronnax.collections.common.nn.positions import relative_positions
 from aronnax.collections.common.nn.windows import MASKED, Attention, Block, plan_blocks
 
-KEEP_DISTANCES = 1023
-"""Projected positions of at most this many distances are kept between calls (T <= 512)."""
+KEPT_REACHES = (127, 255, 511)
+"""Positions projected this far to each side are kept between calls; further ones are projected for each."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class AttentionPlan:
 class RelativeAttention(nn.Module):
     """Self-attention whose scores are ((q + u) k + (q + v) p) / sqrt(K), p the projected relative positions.
 
-    The position term goes to `scaled_dot_product_attention` as its additive mask: one call a layer (one a block
-    of queries where the input is long). Local attention, with or without global tokens, has the same weights;
+    The position term goes to `scaled_dot_product_attention` as its additive mask: one call a layer (one a
+    block of queries where the input is long). Local attention, with or without global tokens, has the same weights;
     `separate_global` adds projections of their own for the global tokens.
     """
 
@@ -123,19 +123,15 @@ class RelativeAttention(nn.Module):
     def _project(self, plan: AttentionPlan) -> tuple[Tensor, int]:
         """The projected positions [H, K, P], already scaled, and the column of distance 0."""
         positions, centre = plan.positions, plan.centre
-        keep = not self.training and not torch.is_grad_enabled() and positions.shape[0] <= KEEP_DISTANCES
-        if not keep:
+        kept = next((reach for reach in KEPT_REACHES if reach >= centre), None)
+        if self.training or torch.is_grad_enabled() or kept is None:
             return self._projected(positions), centre
-        centre = max(127, 2 ** (plan.centre + 1).bit_length() // 2 - 1)
-        if centre < plan.centre:
-            centre = 2 * centre + 1
-        width = positions.shape[1]
 
         def compute() -> Tensor:
-            table = relative_positions(centre, centre, width, positions.device, positions.dtype)
+            table = relative_positions(kept, kept, positions.shape[1], positions.device, positions.dtype)
             return self._projected(table).contiguous()
 
-        return self.projected.get((self.linear_pos.weight,), compute, key=(centre, positions.dtype)), centre
+        return self.projected.get((self.linear_pos.weight,), compute, key=(kept, positions.dtype)), kept
 
     def _projected(self, positions: Tensor) -> Tensor:
         return self._heads(self.linear_pos(positions) * self.scale).permute(1, 2, 0)
@@ -183,7 +179,7 @@ class _GlobalFrames:
     def extend(
         self, bias: Tensor, keys: Tensor, values: Tensor, block: Block
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Puts the global frames before a block's keys; zero keys, so that their scores are the bias alone."""
+        """Puts the global frames before a block's keys, as zeros: their scores are the bias alone."""
         picked = self.keys[:, :, self.picks]
         scores = torch.matmul(self.queries[:, :, block.q0 : block.q1] * self.scale, picked.transpose(-2, -1))
         if self.padding is not None:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class _Entry(NamedTuple):
+    mark: tuple[Any, ...]
+    sources: tuple[Tensor, ...]
+    values: dict[Hashable, Any]
 
 
 class Derived:
-    """Holds one value computed from parameters, for inference only; never part of a state dict.
+    """Holds values computed from parameters, for inference only; never part of a state dict.
 
-    A stale value is never handed out: the value is kept together with the identity, version and storage of
-    every source tensor, and computed anew when any of them differs. Threads may race to compute it; they all
-    compute the same value.
+    The values are kept together with the identity, version and storage of every source tensor, and computed
+    anew when any of them differs. A change through `.data`, which torch does not count, shows after the next
+    `train()` or `eval()` (see `forget_derived`). Threads may race to compute a value; all compute the same.
     """
 
     def __init__(self) -> None:
-        self._entry: tuple[Any, Sequence[Tensor], Any] | None = None
+        self._entry: _Entry | None = None
 
-    def get(self, sources: Sequence[Tensor], compute: Callable[[], Any], key: object = None) -> Any:
+    def get(self, sources: Sequence[Tensor], compute: Callable[[], Any], key: Hashable = None) -> Any:
         """The value of `compute()` for these sources and this key.
 
         While gradients are recorded nothing is kept, and tensors made in inference mode are not tracked by
@@ -28,16 +34,19 @@ class Derived:
         """
         if torch.is_grad_enabled() or any(source.is_inference() for source in sources):
             return compute()
-        mark = (key, *((s._version, s.data_ptr(), s.dtype, s.device) for s in sources))
+        mark = tuple((s._version, s.data_ptr(), s.dtype, s.device) for s in sources)
         entry = self._entry
-        if entry is not None and entry[0] == mark and all(a is b for a, b in zip(entry[1], sources)):
-            return entry[2]
-        value = compute()
-        self._entry = (mark, tuple(sources), value)
-        return value
+        fresh = (
+            entry is not None and entry.mark == mark and all(a is b for a, b in zip(entry.sources, sources))
+        )
+        values = entry.values if fresh and entry is not None else {}
+        if key not in values:
+            values = {**values, key: compute()}
+            self._entry = _Entry(mark, tuple(sources), values)
+        return values[key]
 
     def clear(self) -> None:
-        """Forgets the value."""
+        """Forgets all values."""
         self._entry = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -45,3 +54,11 @@ class Derived:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Derived:
         return Derived()
+
+
+def forget_derived(module: nn.Module) -> None:
+    """Clears every `Derived` held by `module` and the modules inside it."""
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, Derived):
+                value.clear()

@@ -1,7 +1,7 @@
 """Which keys a query may see, and in which blocks of queries attention is computed.
 
-`T` frames, `Q` queries of a block, `K` keys of a block. Long inputs are cut into blocks of queries so that the
-scores that exist at one time stay bounded, whatever the length.
+`T` frames, `Q` queries of a block, `K` keys of a block. Long inputs are cut into blocks of queries so that
+the scores that exist at one time stay bounded, whatever the length.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Attention:
 
     kind: "full" (all frames inside the context) or "local" (a sliding window; needs `left` and `right`).
     left, right: frames of context to each side of a query; -1 is unlimited.
-    style: "regular" (a window around each frame) or "chunked_limited" (chunks of right + 1 frames; a chunk sees
-        itself and left // chunk chunks before it).
-    global_tokens, global_tokens_spacing: with "local", this many frames, so far apart from the start, are seen
-        by all frames and see all frames.
+    style: "regular" (a window around each frame) or "chunked_limited" (chunks of right + 1 frames; a chunk
+        sees itself and left // chunk chunks before it).
+    global_tokens, global_tokens_spacing: with "local", this many frames, so far apart from the start, are
+        seen by all frames and see all frames.
     """
 
     kind: Literal["full", "local"] = "full"

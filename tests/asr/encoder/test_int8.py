@@ -1,0 +1,91 @@
+"""Int8 weights: accuracy, independence of rows, threads."""
+
+from __future__ import annotations
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+
+from aronnax.collections.asr.encoder import FastConformer, FastConformerConfig
+from aronnax.collections.common.nn.linear import Linear, PointwiseConv
+from aronnax.core.errors import OptionError
+from aronnax.core.quantise import QuantisedLinear, quantise
+
+
+@pytest.fixture(scope="module")
+def encoders() -> tuple[FastConformer, FastConformer]:
+    torch.manual_seed(0)
+    config = FastConformerConfig(feat_in=16, n_layers=2, d_model=64, n_heads=4, subsampling_conv_channels=8)
+    encoder = FastConformer(config).eval()
+    return encoder, quantise(copy.deepcopy(encoder))
+
+
+def test_a_quantised_layer_is_within_one_percent() -> None:
+    torch.manual_seed(0)
+    for layer in (Linear(96, 40), PointwiseConv(96, 40, bias=False)):
+        x = torch.randn(3, 7, 96)
+        x[0] *= 1000.0
+        x[1, 2] = 0.0
+        with torch.inference_mode():
+            expected = layer(x)
+            got = quantise(nn.Sequential(copy.deepcopy(layer)))(x)
+        for row in range(3):
+            assert (got[row] - expected[row]).norm() / expected[row].norm() < 0.012
+
+
+def test_sums_are_exact_in_whole_numbers() -> None:
+    whole = torch.randint(-127, 128, (30, 256)).float()
+    weight = torch.randint(-127, 128, (20, 256)).float()
+    whole[:, 0] = weight[:, 0] = 127.0
+    out = QuantisedLinear(weight, None)(whole)
+    torch.testing.assert_close(out, whole @ weight.t(), rtol=1e-5, atol=1e-2)
+
+
+def test_a_quantised_encoder_stays_close_and_keeps_no_float_weights(
+    encoders: tuple[FastConformer, FastConformer],
+) -> None:
+    encoder, quantised = encoders
+    features, lengths = torch.randn(2, 160, 16), torch.tensor([160, 70])
+    with torch.inference_mode():
+        expected, got = encoder(features, lengths).states, quantised(features, lengths).states
+    assert (got - expected).norm() / expected.norm() < 0.03
+    names = [name for name, _ in quantised.named_parameters() if "linear1" in name or "linear_q" in name]
+    assert not names
+
+
+def test_a_row_does_not_depend_on_its_batch(encoders: tuple[FastConformer, FastConformer]) -> None:
+    features = torch.randn(3, 160, 16)
+    features[0] *= 50.0
+    lengths = torch.tensor([160, 70, 8])
+    with torch.inference_mode():
+        together = encoders[1](features, lengths).states
+        for row in range(3):
+            length = int(lengths[row])
+            alone = encoders[1](features[row : row + 1, :length], lengths[row : row + 1]).states[0]
+            # A sum that differs in the last bit may round to another step of the eight-bit scale.
+            assert (together[row, : alone.shape[0]] - alone).abs().mean() < 1e-3
+
+
+def test_threads_get_the_serial_results(encoders: tuple[FastConformer, FastConformer]) -> None:
+    batches = [(torch.randn(1, 50 + 10 * i, 16), torch.tensor([50 + 10 * i])) for i in range(12)]
+
+    def run(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        with torch.inference_mode():
+            return encoders[1](*batch).states
+
+    serial = [run(batch) for batch in batches]
+    with ThreadPoolExecutor(8) as pool:
+        for one, other in zip(serial, pool.map(run, batches)):
+            torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+def test_no_rows_give_no_rows() -> None:
+    assert QuantisedLinear(torch.randn(4, 8), None)(torch.zeros(2, 0, 8)).shape == (2, 0, 4)
+
+
+def test_a_model_without_such_layers_is_refused() -> None:
+    with pytest.raises(OptionError, match="int8"):
+        quantise(nn.Sequential(nn.ReLU()))
