@@ -22,7 +22,7 @@ from aronnax.core import registry
 from aronnax.core.config import from_dict, to_dict
 from aronnax.core.errors import CheckpointError, ConfigError
 from aronnax.core.files import cannot_save, sync_file, sync_folder, write_synced
-from aronnax.core.parts import Parts
+from aronnax.core.parts import Parts, constant_names
 from aronnax.core.safe_yaml import MAX_BYTES, dump_yaml, parse_mapping
 
 if TYPE_CHECKING:
@@ -140,12 +140,13 @@ def _to_store(model: Model, dtype: torch.dtype | None) -> dict[str, Tensor]:
     """Every weight once, contiguous, on the CPU, in `dtype` where it is a floating-point number."""
     stored: dict[str, Tensor] = {}
     seen: set[int] = set()
+    constants = constant_names(model)
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) in seen:
             continue
         seen.add(id(tensor))
         plain = tensor.detach()
-        if dtype is not None and plain.is_floating_point():
+        if dtype is not None and plain.is_floating_point() and name not in constants:
             plain = plain.to(dtype)
         stored[name] = plain.cpu().contiguous()
     return stored

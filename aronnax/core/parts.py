@@ -137,14 +137,19 @@ def _fit(model: nn.Module, parts: Parts, ties: Mapping[str, str]) -> dict[str, T
     return {name: given[name] for name in wanted if name in given and name not in ties}
 
 
-def _cast(model: nn.Module, state: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Floating-point weights as `dtype`; constants of modules without weights (filterbanks) stay as computed."""
-    constants = {
+def constant_names(model: nn.Module) -> set[str]:
+    """Buffers of modules that have no weights of their own: filterbanks and windows, which rounding would spoil."""
+    return {
         f"{prefix}.{name}".lstrip(".")
         for prefix, module in model.named_modules()
         if not list(module.parameters(recurse=False))
         for name, _ in module.named_buffers(recurse=False)
     }
+
+
+def _cast(model: nn.Module, state: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Floating-point weights as `dtype`; constants stay float32."""
+    constants = constant_names(model)
     cast = {}
     for name, tensor in state.items():
         if not tensor.is_floating_point():

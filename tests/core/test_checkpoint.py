@@ -112,12 +112,14 @@ def test_tied_weights_stay_tied(saved: Path) -> None:
 
 def test_half_precision_storage_is_loaded_as_float32_unless_asked(toy: Toy, tmp_path: Path) -> None:
     folder = toy.save_pretrained(tmp_path / "half", dtype=torch.float16)
-    assert load_file(folder / "model.safetensors")["norm.weight"].dtype == torch.float16
+    stored = load_file(folder / "model.safetensors")
+    assert stored["norm.weight"].dtype == torch.float16
+    assert stored["front.window"].dtype == torch.float32  # a constant, not a weight
     assert load(folder, device="cpu").dtype == torch.float32
     low = load(folder, device="cpu", dtype=torch.bfloat16)
     assert low.dtype == torch.bfloat16
     assert low.norm.running_mean.dtype == torch.bfloat16
-    assert low.front.window.dtype == torch.float32  # a constant, not a weight
+    assert low.front.window.dtype == torch.float32
 
 
 def test_counters_and_computed_constants_may_be_missing(toy: Toy, saved: Path) -> None:
