@@ -33,7 +33,10 @@ EXTRAS = {
     "media": ["av>=13"],
     "speak": ["espeakng-loader>=0.2"],
 }
+# silero-vad brings torchaudio, whose wheels fit one torch only: not in [all], which must install everywhere.
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+
+EXTRAS["vad"] = ["silero-vad>=5"]
 
 setup(
     name="aronnax",
