@@ -52,6 +52,12 @@ def test_every_english_and_foreign_voice_is_listed_once() -> None:
     assert {"de", "fr", "en-029"} <= set(voices)
 
 
+def test_a_language_tag_names_its_voice_with_and_without_a_variant() -> None:
+    espeak = EspeakSynthesizer()
+    for tag, name in (("en-gb", "en"), ("en-gb+f3", "en+f3"), ("EN-us+m1", "en-US+m1")):
+        assert abs(len(espeak.speak("one", voice=tag)[0]) - len(espeak.speak("one", voice=name)[0])) < 200
+
+
 @pytest.mark.parametrize("voice", ["xx-nowhere", "en-us+nobody"])
 def test_an_unknown_voice_is_an_error_that_names_it(voice: str) -> None:
     with pytest.raises(OptionError, match=voice.replace("+", r"\+")):

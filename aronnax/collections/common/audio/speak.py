@@ -6,6 +6,7 @@ Legend: `S` samples. Audio is float32 in [-1, 1], mono.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,7 @@ class _Engine:
             raise AronnaxError(
                 f"espeak-ng could not start with its data in {self.data}: reinstall espeakng-loader"
             )
+        self.tags = self.languages()
         self.chunks: list[np.ndarray] = []
         self.callback = _CALLBACK(self._receive)  # kept: the library holds only a bare pointer
         self.library.espeak_SetSynthCallback(self.callback)
@@ -92,14 +94,21 @@ class _Engine:
             self.chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
         return 0
 
-    def languages(self) -> list[str]:
-        """The names of the language voices, as `espeak-ng --voices` gives them."""
-        listed, names, index = self.library.espeak_ListVoices(None), [], 0
-        while listed[index]:
-            identifier = listed[index].contents.identifier.decode()
-            names.append(identifier.rsplit("/", 1)[-1])
-            index += 1
-        return sorted(set(names))
+    def languages(self) -> dict[str, str]:
+        """Each language tag (`en-gb`) and voice file's name (`en`), in lower case -> the voice file's name."""
+        listed, tags, names = self.library.espeak_ListVoices(None), {}, {}
+        for index in itertools.count():
+            if not listed[index]:
+                return tags | names
+            voice = listed[index].contents
+            name = voice.identifier.decode().rsplit("/", 1)[-1]
+            names[name.lower()] = name
+            place = voice.languages
+            # A priority byte and a tag that ends in a zero, again and again; a zero priority ends the list.
+            while ctypes.string_at(place, 1) != b"\0":
+                tag = ctypes.string_at(place + 1)
+                tags.setdefault(tag.decode().lower(), name)
+                place += len(tag) + 2
 
     def variants(self) -> list[str]:
         """The names of the voice variants, added to a language with a plus sign."""
@@ -107,10 +116,11 @@ class _Engine:
 
     def speak(self, text: str, voice: str, settings: dict[str, int]) -> np.ndarray:
         """Audio [S] (float32); not safe to call from two threads at once."""
-        _, _, variant = voice.partition("+")
+        tag, plus, variant = voice.partition("+")
+        language = self.tags.get(tag.lower(), tag)
         # The library takes an unknown variant without a word and speaks in the plain voice.
         known = not variant or (self.data / "voices" / "!v" / variant).is_file()
-        if not known or self.library.espeak_SetVoiceByName(voice.encode()) != 0:
+        if not known or self.library.espeak_SetVoiceByName(f"{language}{plus}{variant}".encode()) != 0:
             raise OptionError(
                 f"voice={voice!r}: espeak-ng has no such voice; see voices() and variants() of EspeakSynthesizer"
             )
@@ -142,7 +152,7 @@ class EspeakSynthesizer:
 
     Its voices flutter: the same call gives audio that differs by a few samples in length each time.
 
-    A voice is a language (`en-us`, `en-gb-scotland`, `de`) with an optional variant after a plus sign
+    A voice is a language tag (`en-us`, `en-gb-scotland`, `de`) with an optional variant after a plus sign
     (`en-us+f2`, `en+klatt3`).
 
     >>> audio, rate = EspeakSynthesizer().speak("four two", voice="en-us+m3")  # doctest: +SKIP
@@ -150,7 +160,7 @@ class EspeakSynthesizer:
 
     def voices(self) -> list[str]:
         """The names of the language voices, each of which takes any of `variants()` after a plus sign."""
-        return list(_with_engine(_Engine.languages))
+        return list(_with_engine(lambda engine: sorted(set(engine.tags.values()))))
 
     def variants(self) -> list[str]:
         """The names of the variants: speakers (`m1`, `f3`, `Alex`), other vocal tracts (`klatt`), whisper."""
