@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SIGNS = ("plus", "minus", "times")
-VOICES = ("en-us", "en-gb", "en-us+m3", "en-us+f2", "en-gb+m5", "en-gb-scotland", "en-us+f4", "en-gb+f3")
+VOICES = ("en-us", "en", "en-us+m3", "en-us+f2", "en+m5", "en-gb-scotland", "en-us+f4", "en+f3")
 # Voices of the sums that the fine-tuning is scored on; it never hears them in training.
-UNHEARD = ("en-us+m7", "en-gb+f5")
+UNHEARD = ("en-us+m7", "en+f5")
 
 
 def demo(
