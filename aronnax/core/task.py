@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from aronnax.core.model import Model
@@ -70,7 +71,7 @@ class Task(LightningModule):
             self.log(f"train/{name}", value.detach(), prog_bar=name == "loss", batch_size=size)
         return losses["loss"]
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Builds the optimizer over the trainable parameters of the model, stepped once an update."""
         steps = self.trainer.max_steps if self.trainer.max_steps > 0 else None
         optimizer, scheduler = self.optim.build(self.model, steps)

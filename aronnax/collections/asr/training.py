@@ -94,7 +94,7 @@ def train(
 
     from aronnax.collections.common.training.trainer import build_trainer, checkpoint_to_resume
 
-    say = say if rank_zero_only.rank == 0 else _silent
+    say = rank_zero_only(say)
     if train_cuts is None and not config.data.train:
         raise ConfigError("data.train is empty: name a manifest, Lhotse cuts, or a list of inputs")
     config.optim.check(config.trainer.max_steps)
@@ -181,10 +181,6 @@ def _read_scores(output: Path) -> dict[str, float]:
     path = output / SCORES
     scores: dict[str, dict[str, float]] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     return scores.get("before", {})
-
-
-def _silent(line: str) -> None:
-    """Says nothing: only the first process speaks."""
 
 
 def _check_same_run(config: TrainConfig, output: Path) -> None:

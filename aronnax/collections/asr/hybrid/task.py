@@ -38,7 +38,15 @@ class HybridTask(TransducerTask):
 
     def head_losses(self, output: EncoderOutput, batch: SpeechBatch) -> dict[str, Tensor]:
         """The losses of both heads on the same encoder states."""
-        return losses(self.model, output, batch, **self.loss_options())
+        options = self.loss_options()
+        return losses(
+            self.model,
+            output,
+            batch,
+            fastemit=options.fastemit,
+            sigma=options.sigma,
+            omega=options.omega,
+        )
 
     def weights(self) -> Mapping[str, float]:
         """The shares of the two losses."""

@@ -35,13 +35,20 @@ class TransducerTask(RecognitionTask):
 
     def head_losses(self, output: EncoderOutput, batch: SpeechBatch) -> dict[str, Tensor]:
         """The transducer loss of encoder states; validation always measures the head's own loss."""
-        return losses(self.model, output, batch, **self.loss_options())
+        options = self.loss_options()
+        return losses(
+            self.model,
+            output,
+            batch,
+            fastemit=options.fastemit,
+            sigma=options.sigma,
+            omega=options.omega,
+        )
 
-    def loss_options(self) -> dict[str, float]:
+    def loss_options(self) -> TransducerTaskConfig:
         """The options of the loss: TDT's are off for RNN-T, and all are off in validation."""
-        tdt = bool(self.model.config.durations)
-        return {
-            "fastemit": self.config.fastemit if self.training else 0.0,
-            "sigma": self.config.sigma if tdt and self.training else 0.0,
-            "omega": self.config.omega if tdt and self.training else 0.0,
-        }
+        if not self.training:
+            return TransducerTaskConfig(fastemit=0.0, sigma=0.0, omega=0.0)
+        if not self.model.config.durations:
+            return TransducerTaskConfig(fastemit=self.config.fastemit, sigma=0.0, omega=0.0)
+        return self.config
