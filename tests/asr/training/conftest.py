@@ -82,7 +82,7 @@ def tone_batch() -> Callable[..., SpeechBatch]:
     """texts, tokenizer -> one batch of their tones."""
 
     def make(texts: tuple[str, ...], tokenizer: Any) -> SpeechBatch:
-        signals = [torch.from_numpy(tone(text, seed)) for seed, text in enumerate(texts)]
+        signals = [torch.from_numpy(tone(text, seed=len(text))) for text in texts]
         return collate(signals, [tokenizer.encode(text) for text in texts], texts, list(texts))
 
     return make

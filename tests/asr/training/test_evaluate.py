@@ -49,7 +49,9 @@ def test_the_command_prints_rates_and_writes_rows(saved, tone_manifest, tone_tex
     assert "RTFx" in said
     rows = [json.loads(line) for line in (out / "utterances.jsonl").read_text().splitlines()]
     assert [row["text"] for row in rows] == list(tone_texts)
-    total = sum((ErrorCounts(**{k: v for k, v in row["wer"].items() if k != "rate"}) for row in rows), ErrorCounts())
+    total = sum(
+        (ErrorCounts(**{k: v for k, v in row["wer"].items() if k != "rate"}) for row in rows), ErrorCounts()
+    )
     summary = json.loads((out / "summary.json").read_text())
     assert summary["wer"]["rate"] == total.rate
 

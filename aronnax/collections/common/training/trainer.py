@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from aronnax.collections.common.training.callbacks import Lines, Shares
 from aronnax.collections.common.training.checkpoints import Best, Last
 from aronnax.collections.common.training.config import TrainerConfig
-from aronnax.core.errors import ConfigError, MissingExtraError
+from aronnax.core.errors import ConfigError
 
 LAST = "last.ckpt"
 
@@ -85,18 +85,17 @@ def _logger(name: str, output: Path, hyperparameters: Mapping[str, Any]) -> Logg
     from lightning.pytorch import loggers
 
     logger: Logger
-    if name == "csv":
-        logger = loggers.CSVLogger(str(output), name="logs")
-    elif name == "tensorboard":
-        try:
+    try:
+        if name == "csv":
+            logger = loggers.CSVLogger(str(output), name="logs")
+        elif name == "tensorboard":
             logger = loggers.TensorBoardLogger(str(output), name="logs", version="")
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("tensorboard", "train", "trainer.loggers: tensorboard") from error
-    else:
-        try:
+        else:
             logger = loggers.WandbLogger(name=output.name, save_dir=str(output), project="aronnax")
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("wandb", "train", "trainer.loggers: wandb") from error
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"trainer.loggers names {name}, which is not installed: pip install {name}"
+        ) from error
     logger.log_hyperparams(dict(hyperparameters))
     return logger
 
