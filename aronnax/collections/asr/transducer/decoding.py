@@ -14,16 +14,19 @@ from aronnax.collections.asr.confidence import check_measure
 from aronnax.collections.asr.confidence import confidence as measured
 from aronnax.collections.asr.hypothesis import Hypothesis
 from aronnax.collections.asr.transducer.graphs import GraphPool
-from aronnax.collections.asr.transducer.greedy import GreedyState, GreedyWeights, Said, greedy_step
+from aronnax.collections.asr.transducer.greedy import (
+    LONGEST_BLOCK,
+    GreedyState,
+    GreedyWeights,
+    Said,
+    greedy_step,
+)
 from aronnax.collections.asr.transducer.joint import Joint
 from aronnax.collections.asr.transducer.prediction import PredictionNetwork
 from aronnax.collections.common.nn.derived import Derived
 
-LONGEST_BLOCK = 16
-"""Most frames whose scores are computed together while a model says blank."""
-
 GRAPH_BLOCK = 8
-"""The same inside a CUDA graph, where it is fixed."""
+"""Frames looked at in one step inside a CUDA graph."""
 
 FLUSH = 64
 """Steps whose results are collected before they are turned into lists."""
@@ -98,8 +101,9 @@ class TransducerDecoder:
         if carry is None:
             zeros = weights.embedding.new_zeros((layers, batch, width))
             first = torch.full((1,), weights.blank, device=states.device)
-            hidden, cell = weights.recur(first, zeros[:, :1], zeros[:, :1])
-            hidden, cell = hidden.repeat(1, batch, 1), cell.repeat(1, batch, 1)
+            hidden, cell = zeros.clone(), zeros
+            for k, (h, c) in enumerate(weights.recur(first, zeros[:, :1], zeros[:, :1])):
+                hidden[k], cell[k] = h, c
             time = torch.zeros_like(lengths)
         else:
             hidden, cell, time = carry.hidden.clone(), carry.cell.clone(), carry.overshoot.clone()
@@ -117,8 +121,7 @@ class TransducerDecoder:
 
     def _run(self, weights: GreedyWeights, whole: GreedyState, book: _Book) -> None:
         """Step until every row of `whole` is done; rows that are done leave the batch."""
-        first = 1 if self.durations else 4
-        block = first
+        first = block = 2 if self.durations else 4
         state = whole
         rows = torch.arange(whole.time.shape[0], device=whole.time.device)
         while True:
@@ -132,11 +135,11 @@ class TransducerDecoder:
                 keep = active.nonzero().squeeze(1)
                 state, rows = state.rows(keep), rows[keep]
             said = greedy_step(weights, state, block, self.max_symbols, fixed=False)
-            if bool(said.found.any()):
+            if said is None:
+                block = min(2 * block, LONGEST_BLOCK)
+            else:
                 book.add(rows, said)
                 block = first
-            else:
-                block = min(2 * block, LONGEST_BLOCK)
 
 
 def _write_back(whole: GreedyState, part: GreedyState, rows: Tensor) -> None:

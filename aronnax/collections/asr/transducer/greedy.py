@@ -10,12 +10,15 @@ token or at the block's end. Method: Bataev et al. 2024, arXiv:2406.06220; Xu et
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from aronnax.collections.asr.transducer.product import Product
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,13 +30,16 @@ TABLE_LIMIT = 2**22
 """Largest table of pre-multiplied embeddings, in numbers (16 MB of float32)."""
 
 
+LONGEST_BLOCK = 16
+"""Most frames whose scores are computed in one step."""
+
+
 @dataclass(frozen=True)
 class LSTMWeights:
-    """One layer: `w_ih`, `w_hh` (4H, H) in the order input, forget, cell, output gate, and the sum of both biases."""
+    """One layer: products with (4H, H), in the order input, forget, cell, output gate; `seen` adds both biases."""
 
-    w_ih: Tensor
-    w_hh: Tensor
-    bias: Tensor
+    seen: Product
+    kept: Product
 
 
 @dataclass(frozen=True)
@@ -43,62 +49,58 @@ class GreedyWeights:
     layers: tuple[LSTMWeights, ...]
     embedding: Tensor
     table: Tensor | None
-    """Input gates of the first layer for every token (V+1, 4H), bias included, if small enough."""
-    prediction: nn.Linear
+    """Input gates of the first layer for every token (V+1, 4H), biases included, if small enough."""
+    prediction: Product
     activation: nn.Module
-    output: nn.Linear
+    output: Product
     durations: Tensor | None
     """Frames of each duration output [D], or None for RNN-T."""
     longest: int
     """Most frames one step of the model can advance."""
     blank: int
+    ahead: Tensor
+    """0, 1, 2, ... `LONGEST_BLOCK` - 1."""
 
     @classmethod
     def of(cls, network: PredictionNetwork, joint: Joint, durations: tuple[int, ...]) -> GreedyWeights:
         """Collect the weights of a model."""
         lstm = network.lstm
-        layers = tuple(
-            LSTMWeights(
-                getattr(lstm, f"weight_ih_l{k}"),
-                getattr(lstm, f"weight_hh_l{k}"),
-                getattr(lstm, f"bias_ih_l{k}") + getattr(lstm, f"bias_hh_l{k}"),
-            )
-            for k in range(lstm.num_layers)
-        )
-        embedding = network.embedding.weight
-        table = None
-        if embedding.shape[0] * 4 * lstm.hidden_size <= TABLE_LIMIT:
-            table = F.linear(embedding, layers[0].w_ih, layers[0].bias)
-        frames = torch.tensor(durations, device=embedding.device) if durations else None
+        embedding = network.embedding.weight.detach()
+        layers = []
+        for k in range(lstm.num_layers):
+            bias = getattr(lstm, f"bias_ih_l{k}") + getattr(lstm, f"bias_hh_l{k}")
+            seen, kept = getattr(lstm, f"weight_ih_l{k}"), getattr(lstm, f"weight_hh_l{k}")
+            layers.append(LSTMWeights(Product(seen, bias), Product(kept)))
+        small = embedding.shape[0] * 4 * lstm.hidden_size <= TABLE_LIMIT
         return cls(
-            layers,
-            embedding,
-            table,
-            joint.pred,
-            joint.activation,
-            joint.output,
-            frames,
-            max(durations, default=1),
-            network.blank,
+            layers=tuple(layers),
+            embedding=embedding,
+            table=layers[0].seen(embedding) if small else None,
+            prediction=Product(joint.pred.weight, joint.pred.bias),
+            activation=joint.activation,
+            output=Product(joint.output.weight, joint.output.bias),
+            durations=torch.tensor(durations, device=embedding.device) if durations else None,
+            longest=max(durations, default=1),
+            blank=network.blank,
+            ahead=torch.arange(LONGEST_BLOCK, device=embedding.device),
         )
 
-    def recur(self, tokens: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """New hidden and cell states [L, B, H] after `tokens` [B]."""
-        new_hidden, new_cell = torch.empty_like(hidden), torch.empty_like(cell)
+    def recur(self, tokens: Tensor, hidden: Tensor, cell: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """New hidden and cell state [B, H] of each layer after `tokens` [B], from those [L, B, H] before."""
         below = None
         for k, layer in enumerate(self.layers):
-            if below is None and self.table is not None:
+            if below is not None:
+                gates = layer.seen(below)
+            elif self.table is not None:
                 gates = self.table.index_select(0, tokens)
             else:
-                seen = self.embedding.index_select(0, tokens) if below is None else below
-                gates = F.linear(seen, layer.w_ih, layer.bias)
-            gates = torch.addmm(gates, hidden[k], layer.w_hh.t())
+                gates = layer.seen(self.embedding.index_select(0, tokens))
+            gates += layer.kept(hidden[k])
             let_in, forget, candidate, let_out = gates.chunk(4, dim=1)
-            state = torch.sigmoid(forget) * cell[k]
+            state = torch.sigmoid(forget).mul_(cell[k])
             state.addcmul_(torch.sigmoid(let_in), torch.tanh(candidate))
-            below = torch.sigmoid(let_out) * torch.tanh(state)
-            new_hidden[k], new_cell[k] = below, state
-        return new_hidden, new_cell
+            below = torch.tanh(state).mul_(torch.sigmoid(let_out))
+            yield below, state
 
 
 @dataclass
@@ -154,38 +156,41 @@ class Said:
 
 def greedy_step(
     weights: GreedyWeights, state: GreedyState, block: int, max_symbols: int, fixed: bool
-) -> Said:
+) -> Said | None:
     """Move every row to its next token, or past `block` frames of blanks; updates `state` in place.
 
     With `fixed` the same operations run whatever the values are, as a CUDA graph needs; without it the prediction
-    network is left out when no row found a token.
+    network is left out, and None returned, when no row found a token.
     """
     rows = state.time.shape[0]
-    ahead = torch.arange(block, device=state.time.device)
+    ahead = weights.ahead[:block]
     frames = state.time[:, None] + ahead
-    inside = frames < state.lengths[:, None]
-    index = torch.minimum(frames, (state.lengths - 1).clamp_(min=0)[:, None]) + state.offset[:, None]
+    lengths = state.lengths[:, None]
+    inside = frames < lengths
+    index = torch.minimum(frames, lengths - 1).clamp_(min=0).add_(state.offset[:, None])
     seen = state.frames.index_select(0, index.flatten()).view(rows, block, -1)
-    meeting = weights.activation(seen + state.prediction[:, None])
-    logits = F.linear(meeting, weights.output.weight, weights.output.bias)
+    meeting = weights.activation(seen.add_(state.prediction[:, None]))
+    logits = weights.output(meeting.flatten(0, 1)).view(rows, block, -1)
     tokens = logits[..., : weights.blank + 1].argmax(dim=-1)
-    going_on = (tokens == weights.blank) & inside
+    going_on = (tokens == weights.blank).logical_and_(inside)
     durations = None
     if weights.durations is None:
         position = torch.where(going_on, block, ahead).amin(dim=1)
     else:
         durations = weights.durations[logits[..., weights.blank + 1 :].argmax(dim=-1)]
         position = _follow(torch.where(going_on, durations.clamp(min=1), 0), weights.longest)
-    at = position.clamp(max=block - 1)[:, None]
     where = state.time + position
-    found = (position < block) & (where < state.lengths)
+    found = (position < block).logical_and_(where < state.lengths)
+    if not fixed and not bool(found.any()):
+        state.time = where
+        return None
+    at = position.clamp_(max=block - 1)[:, None]
     chosen = tokens.gather(1, at).squeeze(1)
     lasting = torch.zeros_like(where) if durations is None else durations.gather(1, at).squeeze(1)
     _advance(state, found, where, lasting, max_symbols)
-    if fixed or bool(found.any()):
-        _predict(weights, state, found, chosen)
-    scores = logits[torch.arange(rows, device=at.device), at.squeeze(1), : weights.blank + 1]
-    return Said(found, chosen, where, lasting, scores)
+    _predict(weights, state, found, chosen)
+    scores = logits.gather(1, at[:, :, None].expand(-1, -1, logits.shape[2])).squeeze(1)
+    return Said(found, chosen, where, lasting, scores[:, : weights.blank + 1])
 
 
 def _follow(hops: Tensor, longest: int) -> Tensor:
@@ -193,26 +198,26 @@ def _follow(hops: Tensor, longest: int) -> Tensor:
     block = hops.shape[1]
     if block == 1:
         return hops[:, 0]
-    places = torch.arange(block + longest, device=hops.device)
-    target = F.pad(hops, (0, longest)) + places
+    target = F.pad(hops, (0, longest)) + torch.arange(block + longest, device=hops.device)
     for _ in range((block - 1).bit_length()):
-        target = target.gather(1, target.clamp_(max=block + longest - 1))
+        target = target.gather(1, target)
     return target[:, 0]
 
 
 def _advance(state: GreedyState, found: Tensor, where: Tensor, lasting: Tensor, max_symbols: int) -> None:
     """Set time and the count of tokens at one frame; after `max_symbols` of them the frame is left."""
-    again = where == state.last_frame
-    state.symbols.copy_(torch.where(found, state.symbols * again + 1, state.symbols))
-    state.last_frame.copy_(torch.where(found, where, state.last_frame))
-    stuck = (lasting == 0) & (state.symbols >= max_symbols)
-    state.time.copy_(where + torch.where(found, lasting + stuck, 0))
+    count = state.symbols * (where == state.last_frame) + 1
+    torch.where(found, count, state.symbols, out=state.symbols)
+    torch.where(found, where, state.last_frame, out=state.last_frame)
+    stuck = (lasting == 0).logical_and_(count >= max_symbols)
+    torch.where(found, where + lasting + stuck, where, out=state.time)
 
 
 def _predict(weights: GreedyWeights, state: GreedyState, found: Tensor, tokens: Tensor) -> None:
     """Bring the prediction state of the rows that found a token up to date."""
-    hidden, cell = weights.recur(tokens, state.hidden, state.cell)
-    prediction = weights.prediction(hidden[-1])
-    state.hidden.copy_(torch.where(found[None, :, None], hidden, state.hidden))
-    state.cell.copy_(torch.where(found[None, :, None], cell, state.cell))
-    state.prediction.copy_(torch.where(found[:, None], prediction, state.prediction))
+    said = found[:, None]
+    hidden = state.hidden[-1]
+    for k, (hidden, cell) in enumerate(weights.recur(tokens, state.hidden, state.cell)):
+        torch.where(said, hidden, state.hidden[k], out=state.hidden[k])
+        torch.where(said, cell, state.cell[k], out=state.cell[k])
+    torch.where(said, weights.prediction(hidden), state.prediction, out=state.prediction)

@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from aronnax.collections.common.nn.linear import Linear
+
 _ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
 
@@ -35,7 +37,7 @@ class Joint(nn.Module):
         super().__init__()
         self.config = config
         self.n_durations = n_durations
-        self.enc = nn.Linear(encoder_width, config.hidden)
+        self.enc = Linear(encoder_width, config.hidden)
         self.pred = nn.Linear(prediction_width, config.hidden)
         # With dropout the output layer is joint_net.2, without it joint_net.1: the names of the checkpoints.
         dropout = [nn.Dropout(config.dropout)] if config.dropout > 0 else []
