@@ -42,7 +42,7 @@ def prepare(
     if format not in ("nemo", "lhotse", "shar"):
         raise OptionError(f"--format {format!r} is not known; choose nemo, lhotse or shar")
     notes = preparing.Notes()
-    parts = preparing.prepare(recipe, source, notes)
+    parts = preparing.prepare(recipe, source, out, notes)
     if split is not None:
         parts = preparing.split_parts(parts, split, seed)
     written = preparing.write_parts(parts, out, format)  # type: ignore[arg-type]

@@ -163,12 +163,17 @@ class TrainingLoader(Generic[Batch]):
             self._running = self._read()
         if not self.stats.since:
             self.stats.reset()
-        running = self._running
-        for item in running:
+        item = next(self._running, None)
+        if item is None:
+            # The last batch of a pass was handed out, but nobody had asked for one more.
+            self._running = self._read()
+            item = next(self._running, None)
+        while item is not None:
             self._waiting.append(item)
             if not self.external:
                 self.use()
             yield item[1]
+            item = next(self._running, None) if self._running is not None else None
         self._running = None
 
     def use(self) -> None:

@@ -66,6 +66,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         self._bins: list[Bin] | None = None
         self._loader: TrainingLoader[Batch] | None = None
         self._state: Mapping[str, int] | None = None
+        self._reported = ""
 
     @property
     def validation_names(self) -> tuple[str, ...]:
@@ -112,8 +113,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         """Stop the workers and say what was left out."""
         if self._loader is not None and stage == "fit":
             self._loader.close()
-            if self.dropped.count:
-                logger.info("training data: %s", self.dropped)
+            self._report()
 
     def cuts(self, epoch: int = 0) -> Iterator[Cut]:
         """The training cuts of one pass: tagged, mixed, perturbed and filtered."""
@@ -131,10 +131,16 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         """The edges between buckets, estimated from the first recordings unless the configuration has them."""
         if self._bins is None:
             self._bins = bins_of(self.config.batching, self.cuts())
-            if self.dropped.count:
-                logger.info("the first recordings read to estimate buckets: %s", self.dropped)
+            self._report()
             self.dropped.clear()
         return self._bins
+
+    def _report(self) -> None:
+        """Log what was left out, once for each time it changes."""
+        report = str(self.dropped)
+        if self.dropped.count and report != self._reported:
+            logger.info("training data: %s", report)
+            self._reported = report
 
     def _source(self, epoch: int, seed: int) -> Iterator[Cut]:
         if self._train is None:
@@ -155,6 +161,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
     def _open_pass(self, epoch: int, skip: int) -> Iterator[Loaded[Batch]]:
         rank, world_size = self._ranks()
         bins = self.bins()
+        self._report()
         self.dropped.clear()
         sampler = BucketSampler(
             self.cuts(epoch),

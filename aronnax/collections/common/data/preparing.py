@@ -45,8 +45,10 @@ class Notes:
         self.problems.setdefault(problem, []).append(name)
 
 
-def prepare(recipe: str, source: Path, notes: Notes) -> Parts:
-    """Cuts of a corpus by part: `fsdd`, `folder`, or any recipe of Lhotse's that asks only for the corpus folder.
+def prepare(recipe: str, source: Path, out: Path, notes: Notes) -> Parts:
+    """Cuts of a corpus by part: `fsdd`, `folder`, or any recipe of Lhotse's that asks only for folders.
+
+    A recipe that wants an output folder for itself gets `out/lhotse`.
 
     Raises:
         OptionError: no recipe has that name, or it needs more than the folder.
@@ -55,7 +57,7 @@ def prepare(recipe: str, source: Path, notes: Notes) -> Parts:
     if not source.exists():
         raise ManifestError(f"{source}: no such file or folder")
     own = {"fsdd": fsdd, "folder": folder}
-    parts = own[recipe](source, notes) if recipe in own else _lhotse_recipe(recipe, source)
+    parts = own[recipe](source, notes) if recipe in own else _lhotse_recipe(recipe, source, out)
     parts = {name: cuts for name, cuts in parts.items() if cuts}
     if not parts:
         raise ManifestError(f"{source}: nothing found that the recipe {recipe!r} can use")
@@ -168,7 +170,7 @@ def manifest_line(cut: Cut, folder: Path) -> dict[str, Any]:
     return {**line, **{key: value for key, value in optional.items() if value}}
 
 
-def _lhotse_recipe(name: str, source: Path) -> Parts:
+def _lhotse_recipe(name: str, source: Path, out: Path) -> Parts:
     from lhotse import recipes
 
     function = getattr(recipes, f"prepare_{name.replace('-', '_')}", None)
@@ -180,13 +182,14 @@ def _lhotse_recipe(name: str, source: Path) -> Parts:
         for parameter in inspect.signature(function).parameters.values()
         if parameter.default is inspect.Parameter.empty
     ]
-    if len(required) != 1:
-        raise OptionError(
-            f"Lhotse's recipe for {name} also needs {', '.join(required[1:])}; run `lhotse prepare {name}`"
-        )
+    needed = [parameter for parameter in required[1:] if parameter != "output_dir"]
+    if not required or needed:
+        also = ", ".join(needed) or "a download"
+        raise OptionError(f"Lhotse's recipe for {name} also needs {also}; run `lhotse prepare {name}`")
+    options = {"output_dir": out / "lhotse"} if "output_dir" in required else {}
     try:
-        result = function(source)
-    except (AssertionError, FileNotFoundError, ValueError, KeyError) as error:
+        result = function(source, **options)
+    except (AssertionError, OSError, ValueError, KeyError) as error:
         raise ManifestError(f"{source}: not laid out as the {name} corpus: {error}") from None
     if "recordings" in result:
         result = {"all": result}
