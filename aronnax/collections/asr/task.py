@@ -17,6 +17,7 @@ from torch import Tensor
 from aronnax.collections.asr.batch import SpeechBatch
 from aronnax.collections.asr.encoder import EncoderOutput
 from aronnax.collections.asr.finetune import freeze
+from aronnax.collections.asr.long_form.engine import SHORTEST_SECONDS
 from aronnax.collections.asr.recognizer import SpeechRecognizer
 from aronnax.collections.common.metrics import ErrorCounts, score_utterance
 from aronnax.core.config import nearest
@@ -104,8 +105,12 @@ class RecognitionTask(Task):
 
     def losses(self, batch: SpeechBatch) -> dict[str, Tensor]:
         """The weighted loss as `loss`, and each head's as `<head>_loss` where there are several."""
-        output = self.model.encode(batch.signal, batch.signal_lengths)
-        return self._weighted(self.head_losses(output, batch))
+        return self._weighted(self.head_losses(self.encode(batch), batch))
+
+    def encode(self, batch: SpeechBatch) -> EncoderOutput:
+        """Encoder states of a batch, very short recordings lengthened as `transcribe` lengthens them."""
+        shortest = round(SHORTEST_SECONDS * self.model.sample_rate)
+        return self.model.encode(*lengthened(batch.signal, batch.signal_lengths, shortest))
 
     def _weighted(self, by_head: Mapping[str, Tensor]) -> dict[str, Tensor]:
         weights = self.weights()
@@ -123,7 +128,7 @@ class RecognitionTask(Task):
     def validation_step(self, batch: SpeechBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Adds the losses and word errors of one batch."""
         tally = self._tallies[dataloader_idx]
-        output = self.model.encode(batch.signal, batch.signal_lengths)
+        output = self.encode(batch)
         by_head = self.head_losses(output, batch)
         named = {f"{head}_loss": loss for head, loss in by_head.items()}
         for name, value in {**self._weighted(by_head), **named}.items():
@@ -157,6 +162,18 @@ class RecognitionTask(Task):
     def errors(self) -> dict[str, ErrorCounts]:
         """Word errors of the last validation on the first set, by head, over all processes."""
         return dict(self._tallies[0].errors) if self._tallies else {}
+
+
+def lengthened(signal: Tensor, lengths: Tensor, shortest: int) -> tuple[Tensor, Tensor]:
+    """Signals [B, S] with silence on both sides of the rows that have fewer than `shortest` samples."""
+    before = (shortest - lengths).clamp(min=0) // 2
+    if not bool((lengths < shortest).any()):
+        return signal, lengths
+    width = max(signal.shape[1], shortest)
+    place = torch.arange(width, device=signal.device) - before[:, None]
+    inside = (place >= 0) & (place < lengths[:, None])
+    moved = signal.gather(1, place.clamp(0, signal.shape[1] - 1))
+    return moved.masked_fill(~inside, 0.0), lengths.clamp(min=shortest)
 
 
 def task_class(model_type: str) -> type[RecognitionTask]:

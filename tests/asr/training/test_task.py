@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback
 
 from aronnax.collections.asr.hybrid.task import HybridTaskConfig
+from aronnax.collections.asr.long_form.engine import _encode, _lengthened
 from aronnax.collections.asr.task import TaskConfig, make_task
 from aronnax.collections.common.optim import OptimConfig
 from aronnax.collections.common.training import TrainerConfig
@@ -124,6 +125,22 @@ def test_validation_does_not_depend_on_how_the_set_is_batched(tiny_model, tone_b
         (metrics,) = trainer.validate(task, loader, verbose=False)
         scores.append(metrics)
     assert scores[0] == pytest.approx(scores[1], rel=1e-3)
+
+
+def test_training_hears_short_recordings_as_transcribe_does(tiny_model, tone_batch) -> None:
+    model = tiny_model("ctc").eval()
+    task = make_task(model, OPTIM)
+    batch = tone_batch(("a", "b c d", "d c"), model.tokenizer)
+    assert int(batch.signal_lengths.min()) < model.sample_rate < int(batch.signal_lengths.max())
+    with torch.inference_mode():
+        output = task.encode(batch)
+    for row, length in enumerate(batch.signal_lengths.tolist()):
+        signal = batch.signal[row, :length].numpy()
+        with torch.inference_mode():
+            alone = _encode(model, [_lengthened(signal, model.sample_rate)[0]], None)
+        assert output.lengths[row] == alone.lengths[0]
+        states = output.states[row, : int(alone.lengths[0])]
+        torch.testing.assert_close(states, alone.states[0, : len(states)], atol=1e-4, rtol=1e-3)
 
 
 def test_seeds_differ_between_steps_and_processes_and_nothing_else() -> None:
