@@ -10,6 +10,7 @@ import io
 import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,12 +40,14 @@ class DataConfig:
     """Speaker of FSDD to train without and to test on."""
     test_split: bool = True
     """Whether the takes of FSDD's own test split are trained on."""
+    cache: str | None = None
+    """Folder where the voices are left for the next training."""
     doubles: int = 16
     """Warped voices made of each speaker."""
     synthesised: int = 500
     """espeak-ng voices, each used as it is and warped."""
     synthesised_share: float = 0.35
-    """Share of the strings they speak."""
+    """Share of the strings they speak; with 1.0 no recording is used at all."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,12 @@ class TrainingConfig:
     """Decay of the exponential moving average of the weights, which is what is kept."""
     sigma: float = 0.02
     """TDT's under-normalisation of the token scores."""
-    curriculum: tuple[tuple[int, float], ...] = ((2, 0.12), (4, 0.4), (7, 1.0))
+    curriculum: tuple[tuple[int, float], ...] = ((2, 0.1), (4, 0.35), (7, 1.0))
     """(Longest string in digits, share of the training up to which it holds)."""
     threads: int = 1
     seed: int = 0
+    start: str | None = None
+    """Checkpoint folder to start from; None for random weights."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ def word_tokenizer() -> SentencePieceTokenizer:
         model_writer=model,
         model_type="word",
         vocab_size=1 + len(WORDS),
+        normalization_rule_name="identity",
         bos_id=-1,
         eos_id=-1,
         minloglevel=2,
@@ -99,10 +105,12 @@ def word_tokenizer() -> SentencePieceTokenizer:
 def string_maker(recipe: Recipe, tokenizer: SentencePieceTokenizer) -> StringMaker:
     """The source of training strings: warped speakers, synthesised voices, rooms and noises."""
     data, seed = recipe.data, recipe.training.seed
-    speakers = load_fsdd(Path(data.fsdd), ("train", "test") if data.test_split else ("train",))
+    splits = ("train", "test") if data.test_split else ("train",)
+    speakers = load_fsdd(Path(data.fsdd), splits) if data.synthesised_share < 1 else {}
     speakers.pop(data.hold_out or "", None)
-    real = real_voices(speakers, data.doubles, seed)
-    made = synthesised_voices(data.synthesised, seed)
+    cache = Path(data.cache) if data.cache else None
+    real = real_voices(speakers, data.doubles, seed, cache)
+    made = synthesised_voices(data.synthesised, seed, cache)
     around = Surroundings.load(
         Path(data.rir_noise) if data.rir_noise else None, torch.Generator().manual_seed(seed)
     )
@@ -124,6 +132,16 @@ def perturb_tracts(model: HybridModel, deviation: float) -> None:
     model.preprocessor.register_forward_hook(stretch)
 
 
+def running_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+    """An exponential average that forgets its first steps sooner."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        steps = int(count)
+        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, count)
+
+    return update
+
+
 def learning_rate(config: TrainingConfig, step: int) -> float:
     """Linear warm-up, then half a cosine down to 2 %."""
     return config.lr * min(1.0, (step + 1) / config.warmup) * max(
@@ -137,8 +155,10 @@ def train(recipe: Recipe) -> HybridModel:
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     model = HybridModel(recipe.model, word_tokenizer())
+    if config.start:
+        model.load_state_dict(HybridModel.from_pretrained(config.start, device="cpu").state_dict())
     maker = string_maker(recipe, model.tokenizer)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
+    average = AveragedModel(model, multi_avg_fn=running_average(config.average), use_buffers=True)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=config.weight_decay)
     parts, first = {"model": model, "average": average, "optimizer": optimizer}, 0
     state_file = output / "state.pt"

@@ -6,8 +6,9 @@ Every voice is a list of (audio [S] float16 at the corpus rate, text) clips; a t
 from __future__ import annotations
 
 import json
+import os
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,18 +68,54 @@ def load_fsdd(folder: Path, splits: Iterable[str] = ("train", "test")) -> dict[s
     return speakers
 
 
-def real_voices(speakers: dict[str, list[tuple[np.ndarray, str]]], doubles: int, seed: int) -> list[Voice]:
-    """`doubles` voices made of each speaker."""
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        voice for name, clips in speakers.items() for voice in warped_doubles(name, clips, doubles, generator)
-    ]
+def real_voices(
+    speakers: dict[str, list[tuple[np.ndarray, str]]], doubles: int, seed: int, cache: Path | None = None
+) -> list[Voice]:
+    """`doubles` voices made of each speaker; the same for a speaker whoever the others are."""
+    voices = []
+    for name, clips in speakers.items():
+
+        def make(name: str = name, clips: list[tuple[np.ndarray, str]] = clips) -> list[Voice]:
+            return warped_doubles(name, clips, doubles, torch.Generator().manual_seed(seed + sum(name.encode())))
+
+        voices += _cached(cache, f"{name}-{len(clips)}-{doubles}-{seed}", make)
+    return voices
 
 
-def synthesised_voices(count: int, seed: int) -> list[Voice]:
+def synthesised_voices(count: int, seed: int, cache: Path | None = None) -> list[Voice]:
     """`count` espeak-ng voices, as they are and warped."""
-    voices = synthesised(count, seed)
-    return voices + rewarped(voices, torch.Generator().manual_seed(seed))
+
+    def make() -> list[Voice]:
+        voices = synthesised(count, seed)
+        return voices + rewarped(voices, torch.Generator().manual_seed(seed))
+
+    return _cached(cache, f"espeak-{count}-{seed}", make)
+
+
+def _cached(folder: Path | None, name: str, make: Callable[[], list[Voice]]) -> list[Voice]:
+    """Voices from `folder`, where an earlier training left them, or made and left there."""
+    if folder is None:
+        return make()
+    file = folder / f"{name}.npz"
+    if not file.exists():
+        voices = make()
+        clips = [(voice.name, audio, text) for voice in voices for audio, text in voice.clips]
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(f"{file}.{os.getpid()}", "wb") as handle:
+            np.savez(
+                handle,
+                names=np.array([name for name, _, _ in clips]),
+                texts=np.array([text for _, _, text in clips]),
+                ends=np.cumsum([len(audio) for _, audio, _ in clips]),
+                audio=np.concatenate([audio for _, audio, _ in clips], dtype=np.float16),
+            )
+        Path(handle.name).replace(file)
+    held = np.load(file)
+    clips_of: dict[str, list[tuple[np.ndarray, str]]] = {}
+    audios = np.split(held["audio"], held["ends"][:-1])
+    for name, text, audio in zip(held["names"].tolist(), held["texts"].tolist(), audios):
+        clips_of.setdefault(name, []).append((audio, text))
+    return [Voice(name, clips) for name, clips in clips_of.items()]
 
 
 def warped_doubles(
@@ -93,11 +130,11 @@ def warped_doubles(
     """
     doubles = []
     for index in range(count):
-        spread = torch.tensor([0.16, 0.11, 0.16]) * torch.randn(3, generator=generator)
+        spread = torch.tensor([0.16, 0.12, 0.2]) * torch.randn(3, generator=generator)
         if index == 0:
             spread = torch.zeros(3)
         jitter = torch.tensor([0.03, 0.02, 0.08]) * torch.randn(len(clips), 3, generator=generator)
-        limits = torch.tensor([0.45, 0.28, 0.4])
+        limits = torch.tensor([0.45, 0.3, 0.5])
         factors = (spread + jitter).clamp(-limits, limits).exp()
         audios = warp_voices(
             [audio for audio, _ in clips],
@@ -116,7 +153,7 @@ def synthesised(count: int, seed: int) -> list[Voice]:
     chance, espeak = random.Random(seed), EspeakSynthesizer()
     variants = [v for v in espeak.variants() if v not in UNUSABLE and not v.startswith("robosoft")]
     voices = []
-    for _ in range(count):
+    for index in range(count):
         foreign = chance.random() < 0.4
         language = chance.choice(sorted(ACCENTS) if foreign else ENGLISH)
         spelling = dict(zip(WORDS, ACCENTS[language].split() if foreign else WORDS))
@@ -135,7 +172,7 @@ def synthesised(count: int, seed: int) -> list[Voice]:
             audio = trim(soxr.resample(audio, source_rate, RATE))
             if len(audio) > RATE // 20:
                 clips.append((audio, text))
-        voices.append(Voice(voice, clips))
+        voices.append(Voice(f"{index} {voice}", clips))
     return voices
 
 
@@ -147,7 +184,7 @@ def rewarped(voices: list[Voice], generator: torch.Generator) -> list[Voice]:
     audios = warp_voices(
         [audio for audio, _ in clips], RATE, pitch=factors[:, 0], formant=factors[:, 1], tempo=factors[:, 2]
     )
-    out = [Voice(voice.name, []) for voice in voices]
+    out = [Voice(f"{voice.name} warped", []) for voice in voices]
     for index, audio, (_, text) in zip(owner.tolist(), audios, clips):
         out[index].clips.append((audio.astype(np.float16), text))
     return out

@@ -148,3 +148,11 @@ def test_the_codec_has_few_levels_and_small_errors() -> None:
 def test_overdrive_flattens_peaks_only() -> None:
     signal = torch.tensor([[0.1, -0.4, 0.8]])
     torch.testing.assert_close(warp.overdrive(signal, torch.tensor([0.5])), torch.tensor([[0.1, -0.4, 0.4]]))
+
+
+def test_expanding_lowers_the_quiet_passages_and_compressing_raises_them() -> None:
+    tone = torch.sin(torch.arange(8000) * 0.5)
+    signal = torch.cat([tone, 0.1 * tone])[None].repeat(2, 1)
+    heard = warp.expand(signal, RATE, torch.tensor([0.5, -0.5]))
+    ratio = heard[:, 9000:].norm(dim=1) / heard[:, 1000:7000].norm(dim=1) * (6 / 7) ** 0.5
+    assert (20 * ratio.log10()).tolist() == pytest.approx([-30.0, -10.0], abs=1.0)
