@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import PurePath
 
 
 def output_names(sources: Sequence[str | None]) -> list[str]:
@@ -16,17 +16,19 @@ def output_names(sources: Sequence[str | None]) -> list[str]:
     >>> output_names(["a/talk.wav", "b/talk.mp3", "c/talk.mp3", "other.wav"])
     ['talk.wav', 'talk.mp3', 'talk.mp3-2', 'other']
     """
-    paths = [PurePath(source or "audio") for source in sources]
-    stems = Counter(path.stem.lower() for path in paths)
+    files = [os.path.basename(source or "") or "audio" for source in sources]
+    paths = [(os.path.splitext(file)[0], file) for file in files]
+    stems = Counter(stem.lower() for stem, _ in paths)
     taken: set[str] = set()
+    numbers: Counter[str] = Counter()
     names = []
-    for path in paths:
-        wanted = path.stem if stems[path.stem.lower()] == 1 else path.name
-        wanted = wanted or "audio"
-        name, number = wanted, 1
+    for stem, file in paths:
+        wanted = stem if stems[stem.lower()] == 1 else file
+        name = wanted
         while name.lower() in taken:
-            number += 1
-            name = f"{wanted}-{number}"
+            # Numbers go on from the last one given: a manifest may name one file many thousand times.
+            numbers[wanted.lower()] += 1
+            name = f"{wanted}-{numbers[wanted.lower()] + 1}"
         taken.add(name.lower())
         names.append(name)
     return names

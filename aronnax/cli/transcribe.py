@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -115,13 +116,12 @@ class _Files(_Delivery):
 
     def deliver(self, index: int, transcript: Transcript | None) -> None:
         from aronnax.collections.common.results import write
-        from aronnax.core.files import replaced_file
 
         if transcript is None:
             return
         for file_format in self.formats:
-            with replaced_file(self.out / f"{self.files[index]}.{file_format}") as file:
-                file.write(write(transcript, file_format).encode())
+            path = self.out / f"{self.files[index]}.{file_format}"
+            _write_whole(path, write(transcript, file_format).encode())
 
     def finish(self) -> str:
         return f" in {self.out}" if self.done else ""
@@ -232,6 +232,19 @@ def _run(recogniser: SpeechRecognizer, found: list[Any], options: dict[str, Any]
     if where or delivery.failed:
         print(f"{delivery.done} of {len(found)} transcripts{where}", file=sys.stderr)
     return 1 if delivery.failed else 0
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is never seen half-made, also when the process is stopped or the disk is full."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OptionError(f"cannot write {path}: {error.strerror or error}; give another --out") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _load(name: str, device: str | None, dtype: Any, weights: str | None) -> SpeechRecognizer:
