@@ -37,6 +37,10 @@ class Parts:
     """Facts for `aronnax info`: format, NeMo class and version, stored types."""
 
 
+# Filling a tensor that has no memory does nothing, except that PyTorch imports its compiler to do it: a second.
+_FILLS = {"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "xavier_uniform_"}
+
+
 class _Empty(TorchFunctionMode):
     """Puts what `torch.empty` makes (parameters) on the meta device and leaves computed constants real.
 
@@ -59,8 +63,13 @@ class _Empty(TorchFunctionMode):
             self.budget -= made.numel()
             self.count -= 1
             if self.budget < 0 or self.count < 0:
-                raise CheckpointError("the configuration describes a larger model than the file has weights for")
+                raise CheckpointError(
+                    "the configuration describes a larger model than the file has weights for"
+                )
             return made
+        filled = kwargs.get("tensor", args[0] if args else None)
+        if getattr(func, "__name__", "") in _FILLS and isinstance(filled, Tensor) and filled.is_meta:
+            return filled
         return func(*args, **kwargs)
 
 
@@ -93,8 +102,18 @@ def _as_checkpoint_error(where: str) -> Iterator[None]:
         if isinstance(error, CheckpointError):
             raise CheckpointError(f"{where}: {error}") from None
         raise
-    except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError, AssertionError, ArithmeticError) as error:
-        raise CheckpointError(f"{where}: its configuration does not describe a model that can be built: {error}") from error
+    except (
+        ValueError,
+        TypeError,
+        RuntimeError,
+        MemoryError,
+        OverflowError,
+        AssertionError,
+        ArithmeticError,
+    ) as error:
+        raise CheckpointError(
+            f"{where}: its configuration does not describe a model that can be built: {error}"
+        ) from error
 
 
 def _ties(model: nn.Module) -> dict[str, str]:
