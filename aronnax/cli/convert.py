@@ -14,11 +14,10 @@ _DTYPES = ("float32", "float16", "bfloat16")
 
 def convert(
     source: Annotated[
-        str, typer.Argument(metavar="IN", help="Bundled name, folder, .nemo file, transformers folder or hub id.")
+        str,
+        typer.Argument(metavar="IN", help="Bundled name, folder, .nemo file, transformers folder or hub id."),
     ],
-    target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="A name ending in .nemo, or a folder.")
-    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="A name ending in .nemo, or a folder.")],
     dtype: Annotated[
         str | None, typer.Option(help="Store the folder's weights as float32, float16 or bfloat16.")
     ] = None,
@@ -31,7 +30,9 @@ def convert(
 
     archive = target.suffix == ".nemo"
     if dtype is not None and (archive or dtype not in _DTYPES):
-        wanted = "is for folders; a .nemo archive keeps float32" if archive else f"must be {', '.join(_DTYPES)}"
+        wanted = (
+            "is for folders; a .nemo archive keeps float32" if archive else f"must be {', '.join(_DTYPES)}"
+        )
         raise OptionError(f"--dtype {dtype} {wanted}")
     occupied = target.exists() and not (target.is_dir() and not any(target.iterdir()))
     if occupied and not force:

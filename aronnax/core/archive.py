@@ -55,7 +55,9 @@ class Archive:
         if name not in self.sizes:
             raise CheckpointError(f"{self.path} holds no {name}")
         if self.sizes[name] > MAX_FILE:
-            raise CheckpointError(f"{self.path}: {name} has {self.sizes[name]} bytes, too many for such a file")
+            raise CheckpointError(
+                f"{self.path}: {name} has {self.sizes[name]} bytes, too many for such a file"
+            )
         if name in self.contents:
             return self.contents[name]
         region = self.regions[name]
@@ -91,7 +93,9 @@ def _index_plain(path: Path, file: BinaryIO) -> Archive:
     for name, size in _members(path, file):
         offset = file.tell()
         if offset + size > total:
-            raise CheckpointError(f"{path} is truncated: {name} ends {offset + size - total} bytes after the file")
+            raise CheckpointError(
+                f"{path} is truncated: {name} ends {offset + size - total} bytes after the file"
+            )
         _enter(archive, name, size)
         archive.regions[name] = Region(path, offset, size)
         file.seek(offset + _padded(size))
@@ -134,7 +138,9 @@ class _Unzipped:
     def read(self, size: int) -> bytes:
         self.budget -= size
         if self.budget < 0:
-            raise CheckpointError(f"{self.path} unfolds to far more than weights do: it looks like a gzip bomb")
+            raise CheckpointError(
+                f"{self.path} unfolds to far more than weights do: it looks like a gzip bomb"
+            )
         try:
             return self.stream.read(size)
         except (EOFError, OSError, zlib.error) as error:
@@ -181,12 +187,10 @@ def _members(path: Path, stream: BinaryIO | _Unzipped) -> Iterator[tuple[str, in
 
 def _header(path: Path, stream: BinaryIO | _Unzipped, first: bool) -> tarfile.TarInfo | None:
     block = stream.read(_BLOCK)
-    if not block and not first:
+    if block == bytes(_BLOCK) or (not block and not first):
         return None
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.EOFHeaderError:
-        return None
     except tarfile.HeaderError as error:
         if first:
             raise CheckpointError(f"{path} is not a .nemo archive (neither a tar nor a gzip tar)") from None

@@ -47,7 +47,7 @@ def read(folder: Path) -> Parts:
     """
     header = read_header(folder)
     model_type = header["model_type"]
-    config = from_dict(
+    config: Any = from_dict(
         registry.model_class(model_type).Config, header["config"], f"{folder / CONFIG}: config"
     )
     tensors, metadata = read_safetensors(_find(folder, WEIGHTS))
@@ -77,7 +77,9 @@ def read_header(folder: Path) -> dict[str, Any]:
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
     if not isinstance(header.get("model_type"), str) or not isinstance(header.get("config"), dict):
-        raise CheckpointError(f"{path} lacks `model_type` or `config`: it is not a configuration aronnax wrote")
+        raise CheckpointError(
+            f"{path} lacks `model_type` or `config`: it is not a configuration aronnax wrote"
+        )
     return header
 
 
@@ -196,7 +198,7 @@ def _card(model: Model) -> str:
     return (
         f"# {model.model_type} model\n\n"
         f"{model.num_parameters():,} parameters, written by aronnax {__version__}.\n\n"
-        "```python\nimport aronnax\n\nmodel = aronnax.load(\"this folder\")\n```\n"
+        '```python\nimport aronnax\n\nmodel = aronnax.load("this folder")\n```\n'
     )
 
 

@@ -15,7 +15,7 @@ import difflib
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -29,7 +29,7 @@ def from_dict(cls: type[T], mapping: Mapping[str, Any], where: str = "config") -
     """Build the dataclass `cls` from plain data; ConfigError names the dotted key that is unknown or ill-typed."""
     if not isinstance(mapping, Mapping):
         raise ConfigError(f"{where} must hold named options ({', '.join(_types(cls))}), not {mapping!r}")
-    known = _types(cls)
+    known: dict[str, Any] = _types(cls)  # type: ignore[arg-type]
     for key in mapping:
         if key not in known:
             raise ConfigError(f"{where}.{key} is not a known option; {nearest(str(key), known)}")
@@ -88,16 +88,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"it must be one of: {', '.join(sorted(names))}"
 
 
-@lru_cache(maxsize=None)
-def _types(cls: type) -> dict[str, Any]:
+@cache
+def _types(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls)
-    return {field.name: hints[field.name] for field in fields(cls) if field.init}  # type: ignore[arg-type]
+    return {field.name: hints[field.name] for field in fields(cls) if field.init}
 
 
-def _required(cls: type) -> list[str]:
+def _required(cls: Any) -> list[str]:
     return [
         field.name
-        for field in fields(cls)  # type: ignore[arg-type]
+        for field in fields(cls)
         if field.init and field.default is MISSING and field.default_factory is MISSING
     ]
 
@@ -182,7 +182,11 @@ def _convert_scalar(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if kind is Path and isinstance(value, str):
         return Path(value)
-    if isinstance(kind, type) and isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
+    if (
+        isinstance(kind, type)
+        and isinstance(value, kind)
+        and not (isinstance(value, bool) and kind is not bool)
+    ):
         return value
     raise ConfigError(f"{where} is {value!r}; it must be {_name(kind)}")
 

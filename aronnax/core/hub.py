@@ -27,9 +27,7 @@ def bundled() -> list[str]:
     return sorted(path.parent.name for path in _BUNDLED.glob("*/config.yaml"))
 
 
-def resolve(
-    name: str, *, revision: str | None = None, notify: Callable[[str], None] | None = None
-) -> Path:
+def resolve(name: str, *, revision: str | None = None, notify: Callable[[str], None] | None = None) -> Path:
     """The local file or folder of a checkpoint, downloaded from the hub if that is where it is.
 
     A copy in the hub's cache is used without asking the network. Before a download `notify` (a log message by
@@ -102,7 +100,11 @@ def _choose(name: str, info: ModelInfo) -> dict[str, int]:
     ours = set(_OURS) <= set(sizes)
     transformers = "config.json" in sizes and any(_is_weights(file) for file in sizes)
     if not ours and not transformers:
-        kinds = f"several .nemo files ({', '.join(archives)})" if archives else "no .nemo or safetensors checkpoint"
+        kinds = (
+            f"several .nemo files ({', '.join(archives)})"
+            if archives
+            else "no .nemo or safetensors checkpoint"
+        )
         raise HubError(f"{name} on the hub holds {kinds}; aronnax cannot tell what to load")
     return {
         file: size
@@ -115,7 +117,9 @@ def _explain(name: str, revision: str | None, error: Exception) -> HubError:
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
-        return HubError(f"{name} asks for its terms to be accepted: open https://huggingface.co/{name} and log in")
+        return HubError(
+            f"{name} asks for its terms to be accepted: open https://huggingface.co/{name} and log in"
+        )
     if isinstance(error, errors.RevisionNotFoundError):
         return HubError(f"{name} on the hub has no revision {revision!r}")
     if isinstance(error, errors.RepositoryNotFoundError):
@@ -143,7 +147,11 @@ def _archive_name(name: str) -> str:
 
 
 def _is_weights(file: str) -> bool:
-    return "/" not in file and file.startswith("model") and file.endswith((".safetensors", ".safetensors.index.json"))
+    return (
+        "/" not in file
+        and file.startswith("model")
+        and file.endswith((".safetensors", ".safetensors.index.json"))
+    )
 
 
 def _licence(info: ModelInfo) -> str:

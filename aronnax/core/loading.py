@@ -80,7 +80,7 @@ def transformers_type(path: Path) -> str:
     """The `model_type` of a transformers config.json."""
     try:
         data = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
     kind = data.get("model_type") if isinstance(data, dict) else None
     if not isinstance(kind, str):

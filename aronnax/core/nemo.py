@@ -77,14 +77,17 @@ def save(model: Model, path: Path) -> Path:
         _put(nemo, key, f"nemo:{hashed}")
     try:
         with replaced_file(path) as file:
-            _add(file, CONFIG, lambda out: out.write(dump_yaml(nemo).encode()))
-            for name, content in files.items():
-                _add(file, name, lambda out, content=content: out.write(content))
+            for name, content in {CONFIG: dump_yaml(nemo).encode(), **files}.items():
+                _add_bytes(file, name, content)
             _add(file, WEIGHTS, lambda out: save_weights(model.state_dict(), out))
             file.write(b"\0" * (2 * tarfile.BLOCKSIZE))
     except RuntimeError as error:  # torch.save reports a failed write as one
         raise cannot_save(path, error) from error
     return path
+
+
+def _add_bytes(file: BinaryIO, name: str, content: bytes) -> None:
+    _add(file, name, lambda out: out.write(content))
 
 
 class _Counting:
@@ -205,5 +208,3 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
     for key in path:
         tree = tree.setdefault(key, {})
     tree[leaf] = value
-
-

@@ -138,7 +138,9 @@ def nemo_family(target: str) -> NemoFamily:
 def nemo_writer(model_type: str) -> NemoFamily:
     """The translation used to write a model of ours as `.nemo`."""
     if model_type not in _NEMO_WRITERS:
-        raise CheckpointError(f"a {model_type!r} model has no counterpart in NeMo and cannot be saved as .nemo")
+        raise CheckpointError(
+            f"a {model_type!r} model has no counterpart in NeMo and cannot be saved as .nemo"
+        )
     family: NemoFamily = import_module(_NEMO_WRITERS[model_type]).FAMILY
     return family
 

@@ -33,7 +33,15 @@ def read_weights(region: Region, where: str) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{where}: the weights file holds more than tensors and was not loaded: {_first(error)}"
             ) from None
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (
+            RuntimeError,
+            EOFError,
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            zipfile.BadZipFile,
+        ) as error:
             raise CheckpointError(
                 f"{where}: the weights file is damaged or truncated: {_first(error)}"
             ) from None
@@ -76,7 +84,7 @@ def _map(state: dict[str, Tensor], region: Region, where: str) -> dict[str, Tens
             raise CheckpointError(f"{where}: {name} lies beyond the end of the weights file")
         start = region.offset + offset
         mapped[name] = torch.empty(0, dtype=tensor.dtype).set_(
-            whole[start : start + storage.nbytes()],  # type: ignore[arg-type]
+            whole[start : start + storage.nbytes()],
             tensor.storage_offset(),
             tensor.shape,
             tensor.stride(),

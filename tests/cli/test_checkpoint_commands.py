@@ -17,10 +17,9 @@ FIXTURES = Path(__file__).resolve().parents[1] / "parity" / "fixtures" / "nemo"
 
 def run(*arguments: object) -> None:
     """The command as the shell runs it; its exit status must be 0."""
-    try:
+    with pytest.raises(SystemExit) as stop:
         main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        assert stop.code in (0, None), stop.code
+    assert stop.value.code in (0, None)
 
 
 def test_info_describes_an_archive(capsys: pytest.CaptureFixture[str]) -> None:

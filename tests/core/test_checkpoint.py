@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from aronnax.core import checkpoint, registry
+from aronnax.core import registry
 from aronnax.core.errors import CheckpointError, ConfigError, OptionError
 from aronnax.core.loading import load
 from aronnax.core.model import Model
@@ -102,7 +102,12 @@ def test_a_saved_model_comes_back_equal(toy: Toy, saved: Path) -> None:
     assert again.words == b"a b c"
     assert again.source == str(saved)
     assert not again.training
-    assert sorted(path.name for path in saved.iterdir()) == ["README.md", "config.yaml", "lang", "model.safetensors"]
+    assert sorted(path.name for path in saved.iterdir()) == [
+        "README.md",
+        "config.yaml",
+        "lang",
+        "model.safetensors",
+    ]
 
 
 def test_tied_weights_stay_tied(saved: Path) -> None:
@@ -260,7 +265,12 @@ def test_a_save_cut_off_while_moving_its_files_is_finished_by_the_reader(
     assert again.norm.weight.eq(7).all()
     assert again.words == b"new"
     toy.save_pretrained(saved)
-    assert sorted(path.name for path in saved.iterdir()) == ["README.md", "config.yaml", "lang", "model.safetensors"]
+    assert sorted(path.name for path in saved.iterdir()) == [
+        "README.md",
+        "config.yaml",
+        "lang",
+        "model.safetensors",
+    ]
 
 
 def test_other_files_in_the_folder_are_left_alone(toy: Toy, tmp_path: Path) -> None:
@@ -286,7 +296,9 @@ def test_the_card_is_written(toy: Toy, tmp_path: Path) -> None:
 def test_threads_may_load_at_once(toy: Toy, saved: Path) -> None:
     x = torch.randn(3, 4)
     results: list[Tensor] = []
-    threads = [threading.Thread(target=lambda: results.append(load(saved, device="cpu")(x))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: results.append(load(saved, device="cpu")(x))) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -91,7 +91,9 @@ def test_a_bundled_name_is_its_folder(tmp_path: Path, cache: Path, monkeypatch: 
         hub.resolve("toi")
 
 
-@pytest.mark.parametrize("name", ["./missing", "/no/such/file", "missing.nemo", "org/missing.nemo", "~/nothing"])
+@pytest.mark.parametrize(
+    "name", ["./missing", "/no/such/file", "missing.nemo", "org/missing.nemo", "~/nothing"]
+)
 def test_a_missing_path_is_not_taken_for_a_hub_id(name: str, cache: Path) -> None:
     with pytest.raises(HubError, match="there is no file or folder"):
         hub.resolve(name)

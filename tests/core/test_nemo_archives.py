@@ -104,7 +104,9 @@ def test_a_pax_header_with_a_long_name_is_understood(good: Members, target: Path
     assert_equal_to_fixture(target)
 
 
-@pytest.mark.parametrize("reference", ["{base}", "/data/run7/tokenizers/{base}", "nemo:{base}", "nemo:{hashed}"])
+@pytest.mark.parametrize(
+    "reference", ["{base}", "/data/run7/tokenizers/{base}", "nemo:{base}", "nemo:{hashed}"]
+)
 def test_every_way_to_refer_to_a_file_is_followed(good: Members, target: Path, reference: str) -> None:
     hashed = next(name for name in good if name.endswith("_tokenizer.model"))
     base = hashed.partition("_")[2]
@@ -139,7 +141,11 @@ def test_keys_an_archive_lacks_take_nemos_defaults(good: Members, target: Path) 
 
     found = nemo.read(pack(target, configured(good, change))).config
     assert (found.preprocessor.pad_to, found.preprocessor.window_size) == (16, 0.02)
-    assert (found.encoder.xscaling, found.encoder.use_bias, found.encoder.conv_kernel_size) == (True, True, 31)
+    assert (found.encoder.xscaling, found.encoder.use_bias, found.encoder.conv_kernel_size) == (
+        True,
+        True,
+        31,
+    )
     assert (found.encoder.n_heads, found.encoder.dropout_emb) == (4, 0.1)
 
 
@@ -163,7 +169,9 @@ def test_weights_stay_in_the_file_until_they_are_used(good: Members, target: Pat
         file.write(b"\0" * 4)
     assert tensor[0] == 0  # the very page of the file: nothing was copied
     tensor[1] = 5
-    assert target.read_bytes()[where + 4 : where + 8] != tensor[1].numpy().tobytes()  # and writing stays private
+    assert (
+        target.read_bytes()[where + 4 : where + 8] != tensor[1].numpy().tobytes()
+    )  # and writing stays private
 
 
 def test_a_gzip_archive_leaves_nothing_on_the_disk(
@@ -178,7 +186,9 @@ def test_a_gzip_archive_leaves_nothing_on_the_disk(
 # Hostile archives.
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
+)
 def test_links_and_devices_are_refused(good: Members, target: Path, kind: bytes) -> None:
     pack(target, good)
     with tarfile.open(target, "a") as tar:
@@ -255,7 +265,9 @@ def test_a_gzip_bomb_stops_early(good: Members, target: Path, monkeypatch: pytes
     assert shutil.disk_usage(target.parent).used - before < 64 * 2**20
 
 
-def test_an_enormous_tokenizer_is_not_read(good: Members, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_enormous_tokenizer_is_not_read(
+    good: Members, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(archive, "MAX_FILE", 600)
     with pytest.raises(CheckpointError, match="too many for such a file"):
         load(pack(target, good))
@@ -306,7 +318,7 @@ def test_weights_cannot_run_code(good: Members, target: Path, tmp_path: Path) ->
 def test_weights_must_be_a_flat_mapping_of_tensors(good: Members, target: Path, state: Any) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    with pytest.raises(CheckpointError, match="not a mapping|not a plain tensor"):
+    with pytest.raises(CheckpointError, match=r"not a mapping|not a plain tensor"):
         load(pack(target, {**good, "model_weights.ckpt": buffer.getvalue()}))
 
 
@@ -356,7 +368,7 @@ def test_a_configuration_of_a_million_layers_is_refused(good: Members, target: P
 def test_a_truncated_archive_is_reported(good: Members, target: Path, share: float, mode: str) -> None:
     content = pack(target, good, mode).read_bytes()
     target.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(CheckpointError, match="truncated|damaged"):
+    with pytest.raises(CheckpointError, match=r"truncated|damaged"):
         load(target)
 
 
@@ -434,7 +446,12 @@ def test_a_family_that_comes_later_is_called_by_its_name(
         ("preprocessor", "frame_splicing", 3, "preprocessor.frame_splicing=3"),
         ("preprocessor", "log", False, "preprocessor.log=False"),
         ("preprocessor", "pad_to", "max", "preprocessor.pad_to is 'max'"),
-        ("preprocessor", "normalize", {"fixed_mean": [0], "fixed_std": [1]}, "preprocessor.normalize with fixed"),
+        (
+            "preprocessor",
+            "normalize",
+            {"fixed_mean": [0], "fixed_std": [1]},
+            "preprocessor.normalize with fixed",
+        ),
         ("spec_augment", "rect_masks", 5, "spec_augment.rect_masks=5"),
         ("decoder", "num_layers", 2, "decoder.num_layers is not an option"),
         ("tokenizer", "type", "tiktoken", "tokenizer.type is 'tiktoken'"),
@@ -451,7 +468,10 @@ def test_an_unsupported_option_is_named(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: c["decoder"].update(_target_="a.StatelessTransducerDecoder"), "StatelessTransducerDecoder"),
+        (
+            lambda c: c["decoder"].update(_target_="a.StatelessTransducerDecoder"),
+            "StatelessTransducerDecoder",
+        ),
         (lambda c: c["decoder"].update(blank_as_pad=False), "decoder.blank_as_pad=False"),
         (lambda c: c["decoder"]["prednet"].update(rnn_hidden_size=640), "rnn_hidden_size=640"),
         (lambda c: c["joint"].update(masking_prob=0.5), "joint.masking_prob=0.5"),
@@ -485,7 +505,9 @@ def test_a_full_disk_while_writing_leaves_the_old_archive(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_disk_that_fills_inside_torch_save_is_reported(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_inside_torch_save_is_reported(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = load(FIXTURES / "ctc_bpe.nemo", device="cpu")
     real = nemo.save_weights
 

@@ -16,7 +16,11 @@ from aronnax.core.errors import CheckpointError, ConfigError
 
 transformers = pytest.importorskip("transformers")
 
-TEXTS = ["the quick brown fox jumps over the lazy dog", "pack my box with five dozen liquor jugs", "how vexingly"]
+TEXTS = [
+    "the quick brown fox jumps over the lazy dog",
+    "pack my box with five dozen liquor jugs",
+    "how vexingly",
+]
 PIECES = 48
 
 
@@ -83,7 +87,9 @@ def vary(model: Any) -> None:
     """Scale and centre what follows the encoder, so that the random model says different things at each frame."""
     extractor = transformers.ParakeetFeatureExtractor(feature_size=16)
     inputs = extractor([recordings()[0].numpy()], sampling_rate=16000, return_tensors="pt")
-    states = model.encoder(inputs["input_features"], attention_mask=inputs["attention_mask"]).last_hidden_state[0]
+    states = model.encoder(
+        inputs["input_features"], attention_mask=inputs["attention_mask"]
+    ).last_hidden_state[0]
     layer = model.ctc_head if hasattr(model, "ctc_head") else model.encoder_projector
     weight = torch.randn(layer.weight.shape[:2]) / states.std(0)
     layer.weight.copy_(weight.view_as(layer.weight))
@@ -135,7 +141,9 @@ def test_a_transformers_folder_gives_transformers_outputs(kind: str, bias: bool,
         return
     targets = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
     history = torch.nn.functional.pad(targets, (1, 0), value=PIECES)
-    joint = theirs.joint(theirs.decoder(history)[:, None], theirs.encoder_projector(encoded.states)[:, :, None])
+    joint = theirs.joint(
+        theirs.decoder(history)[:, None], theirs.encoder_projector(encoded.states)[:, :, None]
+    )
     torch.testing.assert_close(ours.joint(encoded.states, ours.decoder(targets)), joint, atol=1e-4, rtol=0)
 
 
@@ -190,7 +198,9 @@ def test_shards_are_read_together(folder: Path) -> None:
 
 def test_an_index_cannot_point_elsewhere(folder: Path) -> None:
     build("parakeet_ctc", True).save_pretrained(folder)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../x.safetensors"}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "../x.safetensors"}})
+    )
     with pytest.raises(CheckpointError, match="not a file beside it"):
         aronnax.load(folder)
 

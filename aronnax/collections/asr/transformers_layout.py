@@ -51,8 +51,10 @@ def read(folder: Path) -> Parts:
     blank = config.get("pad_token_id" if kind == "parakeet_ctc" else "blank_token_id")
     size = config.get("vocab_size")
     if not isinstance(size, int) or blank != size - 1:
-        raise ConfigError(f"{folder}: the blank is token {blank} of {size}; only a blank that comes last is supported")
-    shared = {
+        raise ConfigError(
+            f"{folder}: the blank is token {blank} of {size}; only a blank that comes last is supported"
+        )
+    shared: dict[str, Any] = {
         "vocab_size": size - 1,
         "preprocessor": _front_end(folder, config),
         "encoder": _encoder(config),
@@ -97,7 +99,9 @@ def _encoder(config: Mapping[str, Any]) -> FastConformerConfig:
     width = theirs.get("hidden_size", 1024)
     inner = theirs.get("intermediate_size", 4096)
     if not isinstance(width, int) or width <= 0 or inner % width:
-        raise ConfigError(f"encoder_config.intermediate_size={inner!r} must be a multiple of hidden_size={width!r}")
+        raise ConfigError(
+            f"encoder_config.intermediate_size={inner!r} must be a multiple of hidden_size={width!r}"
+        )
     values = {
         "feat_in": theirs.get("num_mel_bins", 80),
         "n_layers": theirs.get("num_hidden_layers", 24),

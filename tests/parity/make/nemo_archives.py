@@ -116,7 +116,12 @@ def transducer(durations: list[int], layers: int = 1, labels: list[str] | None =
     if durations:
         loss = {"loss_name": "tdt", "tdt_kwargs": {"durations": durations, "sigma": 0.02, "omega": 0.1}}
     return {
-        "model_defaults": {"enc_hidden": 16, "pred_hidden": 12, "joint_hidden": 20, "tdt_durations": durations},
+        "model_defaults": {
+            "enc_hidden": 16,
+            "pred_hidden": 12,
+            "joint_hidden": 20,
+            "tdt_durations": durations,
+        },
         "labels": labels or [],
         "decoder": {
             "_target_": f"{MODULES}.RNNTDecoder",
@@ -212,7 +217,7 @@ def shake(model: torch.nn.Module) -> torch.nn.Module:
         blank = model.joint.num_classes_with_blank - 1 - model.joint.num_extra_outputs
         model.decoder.prediction["embed"].weight.normal_()
         model.decoder.prediction["embed"].weight[blank].zero_()
-        for name, tensor in model.decoder.prediction["dec_rnn"].named_parameters():
+        for tensor in model.decoder.prediction["dec_rnn"].parameters():
             tensor.mul_(2.0)
         spread(model.joint.enc, states)
         tokens = torch.randint(blank, (1, 200))

@@ -139,7 +139,9 @@ def _joint(nemo: Mapping[str, Any], decoder: Section) -> tuple[JointConfig, int,
     extra = joint.take("num_extra_outputs", 0)
     masking = joint.take("masking_prob", -1.0)
     if masking is not None and masking > 0:
-        raise ConfigError(f"joint.masking_prob={masking} is not supported; only joints that always see the text are")
+        raise ConfigError(
+            f"joint.masking_prob={masking} is not supported; only joints that always see the text are"
+        )
     joint.ignore(
         "jointnet",
         "log_softmax",

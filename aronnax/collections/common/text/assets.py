@@ -10,7 +10,8 @@ from aronnax.collections.common.text.characters import CharacterTokenizer
 from aronnax.collections.common.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from aronnax.collections.common.text.tokenizer import Tokenizer
 from aronnax.collections.common.text.wordpiece import WordPieceTokenizer, read_vocabulary
-from aronnax.core.errors import CheckpointError
+from aronnax.core.errors import CheckpointError, ConfigError
+from aronnax.core.safe_yaml import parse_mapping
 
 KINDS = ("sentencepiece", "wordpiece", "characters", "aggregate")
 
@@ -44,15 +45,10 @@ def tokenizer_from_assets(assets: Mapping[str, bytes], where: str = "tokenizer a
 
 
 def _settings(assets: Mapping[str, bytes], where: str) -> dict[str, Any]:
-    import yaml
-
     try:
-        settings = yaml.safe_load(_file(assets, "tokenizer.yaml", where))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{where}: tokenizer.yaml is not YAML: {error}") from error
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{where}: tokenizer.yaml must be a mapping with a `type`")
-    return settings
+        return parse_mapping(_file(assets, "tokenizer.yaml", where), f"{where}: tokenizer.yaml")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _file(assets: Mapping[str, bytes], name: str, where: str) -> bytes:
