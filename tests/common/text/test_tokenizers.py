@@ -142,7 +142,7 @@ def test_texts_that_cannot_be_trained_on_are_explained(
         ({}, "tokenizer.yaml is missing"),
         ({"tokenizer.yaml": b"type: bert"}, "type 'bert'; known are sentencepiece"),
         ({"tokenizer.yaml": b"- a"}, "must be a mapping"),
-        ({"tokenizer.yaml": b"type: [\n"}, "not YAML"),
+        ({"tokenizer.yaml": b"type: [\n"}, "not valid YAML"),
         ({"tokenizer.yaml": b"type: sentencepiece"}, "tokenizer.model is missing"),
         ({"tokenizer.yaml": b"type: sentencepiece", "tokenizer.model": b"x"}, "not a SentencePiece model"),
         ({"tokenizer.yaml": b"type: wordpiece", "vocab.txt": b"a\nb\n"}, "unknown piece"),
