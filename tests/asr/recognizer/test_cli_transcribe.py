@@ -199,3 +199,15 @@ def test_ctrl_c_keeps_what_is_done_and_says_so(checkpoint: Path, talk: Path, tmp
     for path in written:  # every file is whole, and none is left half-made
         assert path.suffix == ".json"
         assert json.loads(path.read_text())["duration"] == 3.0
+
+
+def test_loading_and_transcribing_import_nothing_that_is_slow_to_import(checkpoint: Path, talk: Path) -> None:
+    code = (
+        "import sys, aronnax; text = aronnax.load(sys.argv[1]).transcribe(sys.argv[2]).text;"
+        "slow = {'sympy', 'torch._dynamo', 'lightning', 'lhotse', 'transformers', 'rich', 'matplotlib', 'scipy'};"
+        "print(sorted(slow & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, str(checkpoint), str(talk)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "[]"
