@@ -117,26 +117,29 @@ def on_gpu(head: str) -> list[dict[str, Any]]:
         calibrate(decoder, joint, states)
         network.to("cuda", dtype)
         joint.to("cuda", dtype)
-        for batch in (1, 8, 32):
-            given = states[:batch].to("cuda", dtype)
-            lengths = torch.full((batch,), FRAMES, device="cuda")
-
-            def run(graphs: bool) -> list[Hypothesis]:
-                decoder.cuda_graphs = graphs
-                return decoder(given, lengths, confidence=None)[0]
-
-            same = [h.tokens for h in run(True)] == [h.tokens for h in run(False)]
-            times = alternate(
-                {"graphs": lambda: seconds(lambda: run(True)), "eager": lambda: seconds(lambda: run(False))}
-            )
-            name = str(dtype).removeprefix("torch.")
-            print(
-                f"{head:5} batch {batch:2}  {name}  graphs {times['graphs'] * 1e3:6.1f} ms  "
-                f"eager {times['eager'] * 1e3:6.1f} ms  tokens {'equal' if same else 'DIFFER'}",
-                flush=True,
-            )
-            rows.append({"head": head, "batch": batch, "dtype": name, "same": same, **times})
+        rows += [timed_on_gpu(head, decoder, states[:batch].to("cuda", dtype)) for batch in (1, 8, 32)]
     return rows
+
+
+def timed_on_gpu(head: str, decoder: TransducerDecoder, states: torch.Tensor) -> dict[str, Any]:
+    """One row of the GPU's table; results are lists, so a call ends when the GPU has."""
+    batch, dtype = len(states), str(states.dtype).removeprefix("torch.")
+    lengths = torch.full((batch,), FRAMES, device="cuda")
+
+    def run(graphs: bool) -> list[list[int]]:
+        decoder.cuda_graphs = graphs
+        return [hypothesis.tokens for hypothesis in decoder(states, lengths, confidence=None)[0]]
+
+    same = run(True) == run(False)
+    times = alternate(
+        {"graphs": lambda: seconds(lambda: run(True)), "eager": lambda: seconds(lambda: run(False))}
+    )
+    print(
+        f"{head:5} batch {batch:2}  {dtype}  graphs {times['graphs'] * 1e3:6.1f} ms  "
+        f"eager {times['eager'] * 1e3:6.1f} ms  tokens {'equal' if same else 'DIFFER'}",
+        flush=True,
+    )
+    return {"head": head, "batch": batch, "dtype": dtype, "same": same, **times}
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from aronnax.collections.asr.transducer.loss import fused_transducer_loss, rnnt_
 
 WIDTH, VOCABULARY, SIGMA = 640, 1024, 0.02
 HEADS: dict[str, tuple[int, ...]] = {"rnnt": (), "tdt": (0, 1, 2, 3, 4)}
-SIDE_BY_SIDE = ((1, 30, 8), (4, 50, 12))
+SIDE_BY_SIDE = ((1, 30, 8), (2, 40, 10))
 ALONE = ((1, 125, 40), (4, 125, 40), (8, 125, 40), (8, 250, 80))
 
 
@@ -60,7 +60,8 @@ def side_by_side(head: str, size: tuple[int, int, int], peer: Peer, repeats: int
 
     with tempfile.TemporaryDirectory() as folder:
         inputs = str(Path(folder) / "inputs.npz")
-        np.savez(inputs, scores=scores.detach().numpy(), **{k: v.numpy() for k, v in given.items()})
+        arrays: dict[str, Any] = {name: tensor.detach().numpy() for name, tensor in given.items()}
+        np.savez(inputs, scores=scores.detach().numpy(), **arrays)
 
         def theirs() -> dict[str, Any]:
             answer: dict[str, Any] = peer.call("loss", inputs=inputs, durations=list(durations), sigma=SIGMA)

@@ -226,7 +226,8 @@ def _ctc_head(model: SpeechRecognizer) -> CTCHead:
         raise OptionError(
             f"alignment needs a CTC head, and this model has only {', '.join(model.heads)}: use a CTC or hybrid model"
         )
-    head: CTCHead = getattr(model, "ctc_decoder", None) or model.decoder
+    found: Any = getattr(model, "ctc_decoder", None) or model.decoder
+    head: CTCHead = found
     return head
 
 

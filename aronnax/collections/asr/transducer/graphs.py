@@ -65,10 +65,11 @@ class StepRunner:
         return _power_of_two(state.time.shape[0], 1), _power_of_two(state.frames.shape[0], 1024)
 
     def _steps(self) -> None:
-        self.page = [
-            greedy_step(self.weights, self.state, self.block, self.max_symbols, fixed=True)
-            for _ in range(STEPS)
-        ]
+        self.page = []
+        for _ in range(STEPS):
+            said = greedy_step(self.weights, self.state, self.block, self.max_symbols, fixed=True)
+            assert said is not None
+            self.page.append(said)
 
     def _capture(self) -> None:
         """Record the steps; every row is done (length 0) meanwhile, so nothing is said."""
