@@ -65,6 +65,22 @@ def test_the_same_seed_gives_the_same_strings(recipe: None) -> None:
     torch.testing.assert_close(*signals)
 
 
+def test_recording_conditions_stay_within_the_clips(recipe: None) -> None:
+    from strings import StringMaker, Surroundings
+    from train import word_tokenizer
+
+    around = Surroundings.load(None, torch.Generator().manual_seed(0))
+    maker = StringMaker([], around, word_tokenizer(), seed=1)
+    clip = np.zeros(2400, np.float32)
+    clip[800:1600] = np.sin(np.arange(800) * 0.3) * 0.1
+    heard = [maker.recorder()(clip) for _ in range(40)]
+    assert all(audio.shape == clip.shape and np.isfinite(audio).all() for audio in heard)
+    untouched = [audio is clip for audio in heard]
+    assert 10 <= sum(untouched) <= 30
+    coarse = [audio for audio, same in zip(heard, untouched) if not same and len(np.unique(audio)) < 300]
+    assert len(coarse) >= 3
+
+
 def test_weak_edges_are_cut_and_the_loud_middle_stays(recipe: None) -> None:
     from strings import cut_edges
 
@@ -92,8 +108,8 @@ def test_a_small_training_learns_an_unheard_speaker_and_resumes(tmp_path: Path) 
     if "ARONNAX_DATA" not in os.environ:
         pytest.skip("ARONNAX_DATA does not name the folder that holds fsdd")
     options = [
-        f"data.fsdd={os.environ['ARONNAX_DATA']}/fsdd", "data.hold_out=theo", "data.doubles=4", "data.synthesised=100",
-        f"output={tmp_path}", "training.average=0.98",
+        f"data.fsdd={os.environ['ARONNAX_DATA']}/fsdd", "data.hold_out=theo", "data.doubles=4",
+        "data.synthesised=100", f"output={tmp_path}", "training.average=0.98",
     ]  # fmt: skip
     command = [sys.executable, str(RECIPE / "train.py"), *options, "training.steps=500"]
     environment = {**os.environ, "PYTHONPATH": str(RECIPE.parents[2])}

@@ -12,13 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import soxr
-import torch
-from torch.nn.utils.rnn import pad_sequence
 from voices import RATE, load_fsdd
 
 import aronnax
 from aronnax.collections.asr.recognizer import SpeechRecognizer
-from aronnax.collections.common.audio.reading import read_audio
 from aronnax.collections.common.metrics import ErrorCounts, score
 
 STRINGS = 350
@@ -44,24 +41,21 @@ def _pause(chance: random.Random, longest: float) -> np.ndarray:
     return np.zeros(int(chance.uniform(0, longest) * RATE), np.float32)
 
 
-@torch.inference_mode()
 def recognise(
     model: SpeechRecognizer, clips: list[tuple[np.ndarray, str]], sample_rate: int, head: str
 ) -> list[str]:
-    """Texts of clips brought to `sample_rate` first and read from there, 32 at a time."""
-    texts = []
-    for start in range(0, len(clips), 32):
-        rows = []
-        for audio, _ in clips[start : start + 32]:
-            source = audio if sample_rate == RATE else soxr.resample(audio, RATE, sample_rate)
-            rows.append(torch.from_numpy(read_audio((source, sample_rate), sample_rate=model.sample_rate).samples))
-        states = model.encode(pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows]))
-        hypotheses, _ = model.decode(states.states, states.lengths, head=head, confidence=None)
-        texts += [model.tokenizer.decode(hypothesis.tokens) for hypothesis in hypotheses]
-    return texts
+    """Texts of clips, which are brought to `sample_rate` first and read from there."""
+    sources = [
+        (audio if sample_rate == RATE else soxr.resample(audio, RATE, sample_rate), sample_rate)
+        for audio, _ in clips
+    ]
+    transcripts = model.transcribe(sources, batch_size=32, head=head, timestamps=False, confidence=None)
+    return [transcript.text for transcript in transcripts]
 
 
-def evaluate(model_folder: str | Path, fsdd: str, speaker: str, output: str | None = None) -> dict[str, ErrorCounts]:
+def evaluate(
+    model_folder: str | Path, fsdd: str, speaker: str, output: str | None = None
+) -> dict[str, ErrorCounts]:
     """Word errors by condition, printed, and written to `output`/results.json when that is given."""
     model = aronnax.load(str(model_folder), device="cpu")
     clips = load_fsdd(Path(fsdd))[speaker]

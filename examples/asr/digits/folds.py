@@ -26,7 +26,7 @@ SYNTHESISED = (
     "training.curriculum=[[2,0.15],[4,0.5],[7,1.0]]",
 )  # fmt: skip
 # The takes of FSDD's own test split stay unheard, for the tests.
-BUNDLED = ("data.hold_out=null", "data.test_split=false", "training.steps=2000")
+BUNDLED = ("data.hold_out=null", "data.test_split=false", "training.steps=1800")
 
 
 def train(runs: Path, name: str, options: list[str]) -> None:

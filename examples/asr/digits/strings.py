@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,11 @@ class StringMaker:
     """Draws batches from groups of voices: a group by its weight, then a voice, then its clips."""
 
     def __init__(
-        self, groups: Sequence[tuple[float, list[Voice]]], around: Surroundings, tokenizer: Tokenizer, seed: int
+        self,
+        groups: Sequence[tuple[float, list[Voice]]],
+        around: Surroundings,
+        tokenizer: Tokenizer,
+        seed: int,
     ) -> None:
         self.groups, self.around, self.tokenizer = groups, around, tokenizer
         self.longest = len(LENGTH_WEIGHTS)  # digits in a string; a training may begin with fewer
@@ -78,7 +83,7 @@ class StringMaker:
                 if total >= budget * len(cuts):
                     cuts.append(index + 1)
             cuts[-1] = len(rows)
-            spans = [(a, b) for a, b in zip(cuts, cuts[1:]) if b > a]
+            spans = [(a, b) for a, b in pairwise(cuts) if b > a]
             self.chance.shuffle(spans)
             for start, stop in spans:
                 yield self.collate(rows[start:stop])
@@ -90,7 +95,7 @@ class StringMaker:
         voices = chance.choices([voices for _, voices in self.groups], weights)[0]
         voice = chance.choice(voices)
         wanted = 1 + chance.choices(range(self.longest), LENGTH_WEIGHTS[: self.longest])[0]
-        close = chance.random() < 0.3
+        close, recorded = chance.random() < 0.3, self.recorder()
         pieces, words = [_silence(0 if chance.random() < 0.35 else chance.expovariate(8))], []
         while len(words) < wanted:
             audio, text = chance.choice(voice.clips)
@@ -100,10 +105,35 @@ class StringMaker:
                 audio = cut_edges(audio, chance.uniform(8, 30))
             if words:
                 pieces.append(_silence(chance.uniform(0, 0.03) if close else chance.expovariate(8)))
-            pieces.append(audio * 10 ** (chance.gauss(0, 2) / 20))
+            pieces.append(recorded(audio) * 10 ** (chance.gauss(0, 2) / 20))
             words.extend(text.split())
         pieces.append(_silence(0 if chance.random() < 0.35 else chance.expovariate(8)))
-        return np.concatenate(pieces, dtype=np.float32), " ".join(words)
+        audio = np.concatenate(pieces, dtype=np.float32)
+        if len(audio) < RATE and chance.random() < 0.5:
+            # As `transcribe` does with whatever is shorter than a second.
+            audio = np.pad(audio, ((RATE - len(audio)) // 2, (RATE - len(audio) + 1) // 2))
+        return audio, " ".join(words)
+
+    def recorder(self) -> Callable[[np.ndarray], np.ndarray]:
+        """How this string's clips were recorded before they were joined: clean, or with noise within the clips
+        alone, few quantisation levels, a constant offset."""
+        chance = self.chance
+        if chance.random() < 0.5:
+            return lambda audio: audio
+        noise, decibels = self._noise_source(), chance.uniform(8, 40)
+        offset = chance.gauss(0, 0.04) if chance.random() < 0.4 else 0.0
+        levels = 2 ** chance.uniform(4, 7) if chance.random() < 0.5 else None
+
+        def record(audio: np.ndarray) -> np.ndarray:
+            peak = max(1e-5, float(np.abs(audio).max()))
+            audio = audio.astype(np.float32) / peak
+            start = chance.randrange(max(1, len(noise) - len(audio)))
+            hiss = np.resize(noise[start : start + len(audio)], len(audio))
+            ratio = np.sqrt(np.square(audio).mean() / max(1e-9, float(np.square(hiss).mean())))
+            audio = audio + hiss * ratio * 10 ** (-decibels / 20) + offset
+            return peak * (np.round(audio * levels) / levels if levels else audio)
+
+        return record
 
     def collate(self, rows: list[tuple[np.ndarray, str]]) -> SpeechBatch:
         """One padded batch of the rows, each through a channel of its own."""
@@ -128,7 +158,9 @@ class StringMaker:
         if len(rows := self._some(batch, 0.5)):
             signal[rows] = warp.expand(signal[rows], RATE, self._between(len(rows), -0.3, 0.8))
         if len(rows := self._some(batch, 0.25)):
-            rooms = self.around.rooms[torch.randint(len(self.around.rooms), (len(rows),), generator=self.generator)]
+            rooms = self.around.rooms[
+                torch.randint(len(self.around.rooms), (len(rows),), generator=self.generator)
+            ]
             signal[rows] = warp.reverberate(signal[rows], rooms)
         if len(rows := self._some(batch, 0.7)):
             tilt = 4 * self._normal(len(rows), 1) * torch.linspace(-1, 1, 12)
@@ -148,10 +180,13 @@ class StringMaker:
             signal[rows] = warp.mu_law(signal[rows])
         return signal
 
-    def _noise(self, size: int) -> Tensor:
+    def _noise_source(self) -> np.ndarray:
         # The three made noises are as likely as all the recorded ones.
-        index = self.chance.randrange(3) if self.chance.random() < 0.5 else self.chance.randrange(len(self.around.noises))
-        noise = self.around.noises[index]
+        noises = self.around.noises
+        return self.chance.choice(noises[:3] if self.chance.random() < 0.5 else noises)
+
+    def _noise(self, size: int) -> Tensor:
+        noise = self._noise_source()
         start = self.chance.randrange(max(1, len(noise) - size))
         return torch.from_numpy(np.resize(noise[start : start + size], size).astype(np.float32))
 

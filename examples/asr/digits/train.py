@@ -144,8 +144,10 @@ def running_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tenso
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
     """Linear warm-up, then half a cosine down to 2 %."""
-    return config.lr * min(1.0, (step + 1) / config.warmup) * max(
-        0.02, 0.5 + 0.5 * math.cos(math.pi * step / config.steps)
+    return (
+        config.lr
+        * min(1.0, (step + 1) / config.warmup)
+        * max(0.02, 0.5 + 0.5 * math.cos(math.pi * step / config.steps))
     )
 
 

@@ -22,7 +22,16 @@ from aronnax.collections.common.audio.warp import warp_voices
 
 RATE = 8000
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-ENGLISH = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc", "en-029")
+ENGLISH = (
+    "en-us",
+    "en",
+    "en-gb-scotland",
+    "en-gb-x-rp",
+    "en-gb-x-gbclan",
+    "en-gb-x-gbcwmd",
+    "en-us-nyc",
+    "en-029",
+)
 # English digits as a speaker of each language may say them, spelled for that language's voice.
 ACCENTS = {
     "de": "siro wann tu ssri vor faiw siks ßewen äit nain",
@@ -56,7 +65,9 @@ class Voice:
     clips: list[tuple[np.ndarray, str]]
 
 
-def load_fsdd(folder: Path, splits: Iterable[str] = ("train", "test")) -> dict[str, list[tuple[np.ndarray, str]]]:
+def load_fsdd(
+    folder: Path, splits: Iterable[str] = ("train", "test")
+) -> dict[str, list[tuple[np.ndarray, str]]]:
     """Clips of each speaker, from FSDD's manifest."""
     speakers: dict[str, list[tuple[np.ndarray, str]]] = {}
     for line in (folder / "manifest.jsonl").read_text().splitlines():
@@ -76,7 +87,9 @@ def real_voices(
     for name, clips in speakers.items():
 
         def make(name: str = name, clips: list[tuple[np.ndarray, str]] = clips) -> list[Voice]:
-            return warped_doubles(name, clips, doubles, torch.Generator().manual_seed(seed + sum(name.encode())))
+            return warped_doubles(
+                name, clips, doubles, torch.Generator().manual_seed(seed + sum(name.encode()))
+            )
 
         voices += _cached(cache, f"{name}-{len(clips)}-{doubles}-{seed}", make)
     return voices
@@ -180,7 +193,9 @@ def rewarped(voices: list[Voice], generator: torch.Generator) -> list[Voice]:
     """The same voices, each with another vocal tract and pitch, in half precision."""
     clips = [clip for voice in voices for clip in voice.clips]
     owner = torch.tensor([i for i, voice in enumerate(voices) for _ in voice.clips])
-    factors = (torch.tensor([0.1, 0.08, 0.05]) * torch.randn(len(voices), 3, generator=generator)).exp()[owner]
+    factors = (torch.tensor([0.1, 0.08, 0.05]) * torch.randn(len(voices), 3, generator=generator)).exp()[
+        owner
+    ]
     audios = warp_voices(
         [audio for audio, _ in clips], RATE, pitch=factors[:, 0], formant=factors[:, 1], tempo=factors[:, 2]
     )

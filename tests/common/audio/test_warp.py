@@ -17,7 +17,9 @@ def _vowel(pitch: float, formant: float, seconds: float = 1.0) -> np.ndarray:
     time = np.arange(int(RATE * seconds)) / RATE
     harmonics = np.arange(1, int(3900 / pitch)) * pitch
     levels = 1 / (1 + ((harmonics - formant) / 250) ** 2)
-    return (0.05 * (levels[:, None] * np.sin(2 * np.pi * harmonics[:, None] * time)).sum(0)).astype(np.float32)
+    return (0.05 * (levels[:, None] * np.sin(2 * np.pi * harmonics[:, None] * time)).sum(0)).astype(
+        np.float32
+    )
 
 
 def _pitch_of(audio: np.ndarray) -> float:
@@ -70,7 +72,9 @@ def test_a_clip_does_not_depend_on_its_batch() -> None:
     }
     together = warp.warp_voices(clips, RATE, **factors)
     for row, clip in enumerate(clips):
-        alone = warp.warp_voices([clip], RATE, **{name: values[row : row + 1] for name, values in factors.items()})[0]
+        alone = warp.warp_voices(
+            [clip], RATE, **{name: values[row : row + 1] for name, values in factors.items()}
+        )[0]
         np.testing.assert_allclose(together[row], alone, atol=1e-4)
 
 
@@ -111,7 +115,9 @@ def test_noise_is_added_at_the_ratio_asked_for_and_only_to_valid_samples() -> No
     signal = torch.randn(2, 4000, generator=generator) * 0.1
     lengths = torch.tensor([4000, 2000])
     signal[1, 2000:] = 0
-    noisy = warp.add_noise(signal, lengths, torch.randn(2, 4000, generator=generator), torch.tensor([10.0, 0.0]))
+    noisy = warp.add_noise(
+        signal, lengths, torch.randn(2, 4000, generator=generator), torch.tensor([10.0, 0.0])
+    )
     ratio = signal.square().sum(1) / (noisy - signal).square().sum(1)
     assert (10 * ratio.log10()).tolist() == pytest.approx([10.0, 0.0], abs=0.1)
     assert not noisy[1, 2000:].any()

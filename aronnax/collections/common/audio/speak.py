@@ -96,11 +96,13 @@ class _Engine:
 
     def languages(self) -> dict[str, str]:
         """Each language tag (`en-gb`) and voice file's name (`en`), in lower case -> the voice file's name."""
-        listed, tags, names = self.library.espeak_ListVoices(None), {}, {}
-        for index in itertools.count():
-            if not listed[index]:
-                return tags | names
-            voice = listed[index].contents
+        listed = self.library.espeak_ListVoices(None)
+        tags: dict[str, str] = {}
+        names: dict[str, str] = {}
+        # The list ends in a null pointer.
+        for voice in (
+            entry.contents for entry in itertools.takewhile(bool, (listed[i] for i in itertools.count()))
+        ):
             name = voice.identifier.decode().rsplit("/", 1)[-1]
             names[name.lower()] = name
             place = voice.languages
@@ -109,6 +111,7 @@ class _Engine:
                 tag = ctypes.string_at(place + 1)
                 tags.setdefault(tag.decode().lower(), name)
                 place += len(tag) + 2
+        return tags | names
 
     def variants(self) -> list[str]:
         """The names of the voice variants, added to a language with a plus sign."""

@@ -209,11 +209,13 @@ def overdrive(signal: Tensor, level: Tensor) -> Tensor:
 
 
 def expand(signal: Tensor, sample_rate: int, strength: Tensor) -> Tensor:
-    """Signal [B, S] with its dynamics widened: a passage 20 dB below the loudest falls by 20 * `strength` [B] dB more.
+    """Signal [B, S] with wider dynamics: what lies 20 dB below the loudest falls by 20 * `strength` [B] dB more.
 
-    Negative strengths compress. Speakers and recorders differ in how far their fricatives lie below their vowels.
+    A negative strength compresses. Speakers and recorders differ in how far their fricatives lie below their vowels.
     """
     frame = 2 * (sample_rate // 100) + 1
-    level = F.avg_pool1d(signal.square()[:, None], frame, stride=1, padding=frame // 2, count_include_pad=False)[:, 0]
+    level = F.avg_pool1d(
+        signal.square()[:, None], frame, stride=1, padding=frame // 2, count_include_pad=False
+    )[:, 0]
     share = (level / level.amax(1, keepdim=True).clamp_min(1e-9)).clamp_min(1e-5)
     return signal * share ** (strength[:, None] / 2)
