@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +80,12 @@ def test_an_interrupted_write_leaves_the_old_manifest(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         write_manifest(path, ({"audio_filepath": str(1 // n)} for n in (1, 0)))
     assert [entry.audio_filepath for entry in read_manifest(path)] == [str(tmp_path / "a.wav")]
+
+
+def test_reading_manifests_needs_neither_lhotse_nor_lightning_nor_torch() -> None:
+    program = (
+        "import sys; from aronnax.collections.common.data import read_manifest;"
+        "print([name for name in ('lhotse', 'lightning', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

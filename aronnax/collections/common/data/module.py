@@ -158,12 +158,13 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
             self._train.set_epoch(epoch)
         return iter(self._train)
 
-    def _open_pass(self, epoch: int, skip: int) -> Iterator[Loaded[Batch]]:
+    def batches(self, epoch: int = 0) -> BucketSampler:
+        """The batches of cuts that this process trains on in one pass; no audio is read."""
         rank, world_size = self._ranks()
         bins = self.bins()
         self._report()
         self.dropped.clear()
-        sampler = BucketSampler(
+        return BucketSampler(
             self.cuts(epoch),
             bins,
             self.config.batching,
@@ -172,7 +173,9 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
             world_size=world_size,
             rank=rank,
         )
-        return self._load(sampler, skip, self.config.num_workers)
+
+    def _open_pass(self, epoch: int, skip: int) -> Iterator[Loaded[Batch]]:
+        return self._load(self.batches(epoch), skip, self.config.num_workers)
 
     def _open_validation(self, name: str) -> Iterator[Loaded[Batch]]:
         rank, world_size = self._ranks()
