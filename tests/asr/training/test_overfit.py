@@ -26,7 +26,12 @@ def fit(task, batch, output: Path, **options) -> dict[str, float]:
     return metrics
 
 
-@pytest.mark.parametrize("kind", ["ctc", "transducer", "hybrid"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param("ctc", marks=SLOW), pytest.param("transducer", marks=SLOW), "hybrid"]
+)
 def test_a_tiny_model_learns_eight_utterances_by_heart(tiny_model, tone_batch, tone_texts, tmp_path, kind):
     model = tiny_model(kind, dropout=0.0, dropout_pre_encoder=0.0, dropout_att=0.0)
     task = make_task(model, OPTIM)
@@ -36,6 +41,7 @@ def test_a_tiny_model_learns_eight_utterances_by_heart(tiny_model, tone_batch, t
     assert metrics["val/wer"] == 0.0
 
 
+@pytest.mark.slow
 def test_a_transducer_learns_on_after_its_tokenizer_was_replaced(
     tiny_model, tone_batch, tone_texts, tmp_path
 ):
