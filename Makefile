@@ -42,7 +42,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@echo "aronnax: running the tests (the slow ones: make test-slow)"
-	@$(BIN)/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
 test-slow: $(STAMP)
 	@$(BIN)/python -m pytest -q -m slow

@@ -33,10 +33,11 @@ EXTRAS = {
     "media": ["av>=13"],
     "speak": ["espeakng-loader>=0.2"],
 }
-# silero-vad brings torchaudio, whose wheels fit one torch only: not in [all], which must install everywhere.
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
+# Not in [all]: silero-vad brings torchaudio, whose wheels fit one torch only, and datasets is large.
 EXTRAS["vad"] = ["silero-vad>=5"]
+EXTRAS["hf"] = ["datasets>=3"]
 
 setup(
     name="aronnax",

@@ -49,7 +49,8 @@ def _transcribe(model: SpeechRecognizer, picture: Path) -> None:
     manifest = Path(aronnax.__file__).parent / "bundled" / "recordings" / "manifest.jsonl"
     entries = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
     paths = [manifest.parent / entry["audio_filepath"] for entry in entries]
-    transcripts = model.transcribe([str(path) for path in paths])
+    transcripts = model.transcribe(paths)
+    assert isinstance(transcripts, list)
     console = Console()
     console.print("\n[bold]1. The bundled model [cyan]digits[/cyan] transcribes bundled recordings[/bold]")
     for entry, path, transcript in zip(entries, paths, transcripts):
