@@ -131,9 +131,18 @@ class _Group:
         hidden: Tensor = work.activation(self.encoder[:, start:stop, None] + self.prediction[:, None])
         if work.dropout > 0:
             generator = torch.Generator(hidden.device).manual_seed(self.seed + start)
-            keep = torch.empty_like(hidden).bernoulli_(1 - work.dropout, generator=generator)
-            hidden = hidden * keep.div_(1 - work.dropout)
+            hidden = hidden * _kept(hidden, work.dropout, generator)
         return hidden
+
+
+def _kept(like: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
+    """Dropout factors: 0 or 1 / (1 - dropout). On a CPU 16 random bits a number, far faster than Bernoulli draws."""
+    threshold = round(dropout * 65536)
+    if like.device.type != "cpu" or threshold in (0, 65536):
+        return torch.empty_like(like).bernoulli_(1 - dropout, generator=generator).div_(1 - dropout)
+    words = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    kept = words.view(torch.int16)[: like.numel()].view(like.shape) >= threshold - 32768
+    return kept.to(like.dtype).mul_(65536 / (65536 - threshold))
 
 
 class _FusedLoss(torch.autograd.Function):
