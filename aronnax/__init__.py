@@ -21,7 +21,7 @@ _LAZY = {
     "AronnaxError": "aronnax.core.errors",
 }
 
-__all__ = ["__version__", *_LAZY]
+__all__ = ["AronnaxError", "Segment", "Transcript", "Word", "__version__", "load"]
 
 if TYPE_CHECKING:
     from aronnax.collections.common.results import Segment, Transcript, Word
