@@ -26,13 +26,13 @@ def pass_bytes(config: Any, seconds: float, bytes_per_number: int) -> int:
     preprocessor, encoder = config.preprocessor, config.encoder
     mel_frames = seconds / preprocessor.window_stride
     frames = mel_frames / encoder.subsampling_factor
-    signal = 4 * 4 * seconds * preprocessor.sample_rate
-    features = 4 * 4 * mel_frames * preprocessor.n_mels
-    # The first convolution halves time and bands and makes many channels: the widest place of the encoder.
-    widest = 2 * mel_frames / 2 * preprocessor.n_mels / 2 * encoder.subsampling_conv_channels
-    states = 12 * frames * encoder.d_model * max(encoder.ff_expansion_factor, 1)
+    signal = 4 * 3 * seconds * preprocessor.sample_rate
+    features = 4 * 3 * mel_frames * preprocessor.n_mels
+    # The first convolution makes many channels of half the frames and bands; it works in bounded pieces.
+    channels = min(mel_frames / 2 * preprocessor.n_mels / 2 * encoder.subsampling_conv_channels, 2**24)
+    states = 3 * frames * encoder.d_model * (encoder.ff_expansion_factor + 1)
     scores = 3 * min(encoder.n_heads * frames * frames, 2**25)
-    return int(signal + features + bytes_per_number * (min(widest, 2**28) + states + scores))
+    return int(signal + features + bytes_per_number * (channels + states + scores))
 
 
 def _machine_free() -> int:
