@@ -10,7 +10,7 @@ import torch
 
 from aronnax.core import checkpoint, hub, registry
 from aronnax.core.errors import CheckpointError, OptionError
-from aronnax.core.parts import Parts, assemble
+from aronnax.core.parts import Parts, assemble, explained
 
 if TYPE_CHECKING:
     from aronnax.core.model import Model
@@ -62,6 +62,11 @@ def load(
 
 def open_parts(path: Path) -> Parts:
     """Open any checkpoint by what it holds: our folder, `.nemo` (packed or not), transformers' layout."""
+    with explained(str(path)):
+        return _open(path)
+
+
+def _open(path: Path) -> Parts:
     from aronnax.core import nemo
 
     if path.is_file():

@@ -81,7 +81,7 @@ def assemble(cls: type[Model], parts: Parts, dtype: torch.dtype | None = None) -
     total = sum(tensor.numel() for tensor in parts.tensors.values())
     # Tied weights are stored once; the slack lets a small model miss a tensor and be told which.
     guard = _Empty(budget=4 * total + 2**26, count=8 * len(parts.tensors) + 4096)
-    with _as_checkpoint_error(parts.where), guard:
+    with explained(parts.where), guard:
         model = cls.build(parts.config, parts.assets)
     ties = _ties(model)
     state = _fit(model, parts, ties)
@@ -95,25 +95,20 @@ def assemble(cls: type[Model], parts: Parts, dtype: torch.dtype | None = None) -
 
 
 @contextmanager
-def _as_checkpoint_error(where: str) -> Iterator[None]:
+def explained(where: str) -> Iterator[None]:
+    """Turn whatever a damaged or invented checkpoint provokes in the block into one CheckpointError."""
     try:
         yield
-    except AronnaxError as error:
-        if isinstance(error, CheckpointError):
-            raise CheckpointError(f"{where}: {error}") from None
+    except CheckpointError as error:
+        if where in str(error):
+            raise
+        raise CheckpointError(f"{where}: {error}") from None
+    except AronnaxError:
         raise
-    except (
-        ValueError,
-        TypeError,
-        RuntimeError,
-        MemoryError,
-        OverflowError,
-        AssertionError,
-        ArithmeticError,
-    ) as error:
-        raise CheckpointError(
-            f"{where}: its configuration does not describe a model that can be built: {error}"
-        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{where} cannot be read: {error.strerror or error}") from error
+    except Exception as error:
+        raise CheckpointError(f"{where} is not a checkpoint that can be built: {error}") from error
 
 
 def _ties(model: nn.Module) -> dict[str, str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import io
 import os
+import random
 import shutil
 import tarfile
 import zipfile
@@ -521,3 +523,28 @@ def test_a_disk_that_fills_inside_torch_save_is_reported(
     with pytest.raises(CheckpointError, match="what was there before is unchanged"):
         model.save_nemo(target)
     assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("features", 10**9), ("n_fft", 2**34), ("sample_rate", 10**12)]
+)
+def test_a_front_end_that_would_fill_the_memory_is_refused(
+    good: Members, target: Path, option: str, value: int
+) -> None:
+    members = configured(good, lambda config: config["preprocessor"].update({option: value}))
+    with pytest.raises(ConfigError, match="is outside 1"):
+        load(pack(target, members))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_damage_never_escapes_as_another_error(good: Members, target: Path, seed: int) -> None:
+    generator = random.Random(seed)
+    content = bytearray(pack(target, good).read_bytes())
+    for _ in range(8):
+        content[generator.randrange(len(content))] = generator.randrange(256)
+    # The headers and the pickle are where damage does most; they make up a small part of the bytes.
+    start = content.index(b"data.pkl")
+    content[generator.randrange(start, start + 8000)] = generator.randrange(256)
+    target.write_bytes(content)
+    with contextlib.suppress(CheckpointError, ConfigError):
+        load(target, device="cpu")

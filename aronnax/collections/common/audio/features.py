@@ -57,6 +57,9 @@ class LogMelConfig:
     """Upper edge of the last band in Hz; None is half the sample rate."""
 
     def __post_init__(self) -> None:
+        for name, most in (("sample_rate", 10**6), ("n_mels", 1024), ("n_fft", 2**16)):
+            if not 1 <= getattr(self, name) <= most:  # a stranger's configuration must not fill the memory
+                raise ConfigError(f"{name}={getattr(self, name)} is outside 1..{most}")
         if self.window_samples < 1 or self.hop < 1:
             raise ConfigError(
                 f"window_size={self.window_size} and window_stride={self.window_stride} must each be at least"
