@@ -129,7 +129,9 @@ def _assign(model: SpeechRecognizer, state: Mapping[str, Tensor], *, complete: b
 
     The tables of the front end are what its options make them.
     """
-    own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("preprocessor.")}
+    own = {
+        name: tensor for name, tensor in model.state_dict().items() if not name.startswith("preprocessor.")
+    }
     for name, tensor in own.items():
         if name not in state and complete:
             raise ConfigError(f"model: with these options {name} would be new; leave the options that add it")

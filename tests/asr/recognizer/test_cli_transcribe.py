@@ -179,7 +179,15 @@ def test_ctrl_c_keeps_what_is_done_and_says_so(checkpoint: Path, talk: Path, tmp
         "json",
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+        # A shell that runs the tests in the background lets them, and so their children, ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         patience = time.monotonic() + 300
         while not (out.exists() and len(list(out.glob("*.json"))) > 20):
