@@ -6,12 +6,15 @@ began = time.perf_counter()
 import sys  # noqa: E402
 
 import nemo  # noqa: E402
+import soundfile  # noqa: E402
 from nemo.collections.asr.models import ASRModel  # noqa: E402
 
 imported = time.perf_counter()
 model = ASRModel.restore_from(sys.argv[1], map_location="cpu")
 loaded = time.perf_counter()
-text = model.transcribe([sys.argv[2]], verbose=False)[0].text
+# Paths would need a `validation_ds` in the configuration, which a model that was only built has not.
+samples, _ = soundfile.read(sys.argv[2], dtype="float32")
+text = model.transcribe([samples], verbose=False)[0].text
 done = time.perf_counter()
 
 import json  # noqa: E402
