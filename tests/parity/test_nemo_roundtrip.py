@@ -131,7 +131,9 @@ def restored_by_nemo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_nemo_restores_what_we_save(name: str, restored_by_nemo: Path) -> None:
     theirs, truth = np.load(restored_by_nemo / f"{name}.npz"), np.load(FIXTURES / f"{name}.npz")
-    assert set(theirs) == set(truth)
+    assert set(theirs) == {*truth, "transcribed"}
+    # NeMo's `transcribe` lengthens recordings of less than a second, such as the third.
+    assert list(theirs["transcribed"][:2]) == list(truth["texts" if "texts" in truth else "ctc_texts"][:2])
     for key in truth:
         if truth[key].dtype.kind == "U":
             assert list(theirs[key]) == list(truth[key])

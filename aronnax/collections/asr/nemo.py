@@ -242,7 +242,14 @@ def shared_to_nemo(config: Any, target: str) -> dict[str, Any]:
         "spec_augment": spec_augment_to_nemo(config.spec_augment),
         "encoder": encoder_to_nemo(config.encoder),
         "train_ds": None,
-        "validation_ds": None,
+        # NeMo's `transcribe` looks into this section.
+        "validation_ds": {
+            "manifest_filepath": None,
+            "sample_rate": config.preprocessor.sample_rate,
+            "batch_size": 8,
+            "shuffle": False,
+            "use_start_end_token": False,
+        },
         "test_ds": None,
     }
 

@@ -298,7 +298,11 @@ def main() -> None:
 
         for archive in sorted(folder.glob("*.nemo")):
             model = ModelPT.restore_from(str(archive), map_location="cpu")
-            np.savez_compressed(archive.with_suffix(".npz"), **outputs(model))
+            found = outputs(model)
+            signal, lengths = recordings()
+            rows = [row[:length].numpy() for row, length in zip(signal, lengths)]
+            found["transcribed"] = np.asarray(texts(model.transcribe(rows, batch_size=3, verbose=False)))
+            np.savez_compressed(archive.with_suffix(".npz"), **found)
         return
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
