@@ -17,6 +17,7 @@ CORE = [
     "safetensors>=0.4",
     "huggingface-hub>=0.26",
     "omegaconf>=2.3",
+    "pyyaml>=6",
     "typer>=0.12",
     "rich>=13",
 ]
