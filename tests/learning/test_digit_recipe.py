@@ -110,6 +110,7 @@ def test_a_small_training_learns_an_unheard_speaker_and_resumes(tmp_path: Path) 
     options = [
         f"data.fsdd={os.environ['ARONNAX_DATA']}/fsdd", "data.hold_out=theo", "data.doubles=4",
         "data.synthesised=100", f"output={tmp_path}", "training.average=0.98",
+        "training.lr=2e-3", "training.curriculum=[[2,0.3],[4,0.7],[7,1.0]]",
     ]  # fmt: skip
     command = [sys.executable, str(RECIPE / "train.py"), *options, "training.steps=500"]
     environment = {**os.environ, "PYTHONPATH": str(RECIPE.parents[2])}
