@@ -3,7 +3,15 @@
 import subprocess
 import sys
 
-OPTIONAL = ("lightning", "lhotse", "kaldialign", "sacrebleu", "whisper_normalizer", "tensorboard", "matplotlib")
+OPTIONAL = (
+    "lightning",
+    "lhotse",
+    "kaldialign",
+    "sacrebleu",
+    "whisper_normalizer",
+    "tensorboard",
+    "matplotlib",
+)
 OPTIONAL += ("av", "espeakng_loader", "librosa", "transformers", "torchaudio", "scipy", "pandas", "psutil")
 
 
