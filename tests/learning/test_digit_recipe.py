@@ -125,5 +125,5 @@ def test_a_small_training_learns_an_unheard_speaker_and_resumes(tmp_path: Path) 
     assert "step 300 " in resumed
     assert "step 200 " not in resumed
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["strings, 8 kHz, tdt"]["wer"] < 0.4
-    assert results["strings, 8 kHz, ctc"]["wer"] < 0.4
+    assert results["strings, 8 kHz, tdt"]["wer"] < 0.35
+    assert results["strings, 8 kHz, ctc"]["wer"] < 0.35
