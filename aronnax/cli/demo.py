@@ -27,9 +27,13 @@ def demo(
     steps: Annotated[int, typer.Option(help="Optimizer steps of the fine-tuning; 0 leaves it out.")] = 150,
 ) -> None:
     """See it work: transcribe bundled recordings, draw demo.png, fine-tune for about a minute."""
+    import torch
+
     import aronnax
     from aronnax.collections.asr.recognizer import SpeechRecognizer
 
+    # So small a model trains five times faster without the handing over between threads.
+    torch.set_num_threads(1)
     model = aronnax.load("digits", device="cpu")
     assert isinstance(model, SpeechRecognizer)
     out.mkdir(parents=True, exist_ok=True)
