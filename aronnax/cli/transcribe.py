@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -77,7 +78,7 @@ def transcribe(
 
 
 @dataclass
-class _Delivery:
+class _Delivery(ABC):
     """Where results go, and how many there were."""
 
     names: Sequence[str | None]
@@ -97,13 +98,13 @@ class _Delivery:
         print(f"error: {source}{said}", file=sys.stderr)
         self.deliver(result.index, None)
 
+    @abstractmethod
     def deliver(self, index: int, transcript: Transcript | None) -> None:
         """Write or print one transcript; None stands for an input that failed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self) -> str:
         """Deliver what was held back; where the results are, for the last line."""
-        raise NotImplementedError
 
 
 class _Files(_Delivery):

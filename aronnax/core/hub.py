@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_CONFIGS = ("config.yaml", "model_config.yaml", "config.json")
 # What is fetched of a repository without a .nemo file: weights and plain data, never code.
 _OURS = ("config.yaml", "model.safetensors")
 _DATA = (".yaml", ".json", ".model", ".txt", ".md")
@@ -37,7 +38,9 @@ def resolve(name: str, *, revision: str | None = None, notify: Callable[[str], N
         HubError: nothing is there under this name, or the hub cannot be reached.
     """
     path = Path(name).expanduser()
-    if path.exists():
+    # A folder that only happens to be called like a bundled model, say of recordings, does not hide the model.
+    shadows = name in bundled() and path.is_dir() and not any((path / file).is_file() for file in _CONFIGS)
+    if path.exists() and not shadows:
         return path
     if name in bundled():
         return _BUNDLED / name

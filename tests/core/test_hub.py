@@ -212,3 +212,11 @@ def test_local_models_do_not_import_the_hub(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     assert hub.resolve(str(tmp_path)) == tmp_path
+
+
+def test_a_folder_that_is_no_checkpoint_does_not_hide_a_bundled_model(tmp_path, monkeypatch) -> None:
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert (hub.resolve("digits") / "model.safetensors").is_file()
+    (tmp_path / "digits" / "config.yaml").write_text("model_type: ctc")
+    assert hub.resolve("digits") == Path("digits")
