@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from lhotse.cut import Cut
 
@@ -10,6 +10,10 @@ from aronnax.collections.common.data.config import BatchingConfig, FilterConfig
 from aronnax.collections.common.data.report import Dropped
 from aronnax.collections.common.text import Tokenizer
 from aronnax.core.errors import OptionError
+
+
+Examine = Callable[[Cut], str | None]
+"""Looks at a cut before anything else is done with it; returns why it is left out, or None."""
 
 
 class CutFilter:
@@ -88,9 +92,14 @@ def needs_tokens(config: FilterConfig, batching: BatchingConfig) -> bool:
 
 def note_tokens(cut: Cut, tokenizer: Tokenizer) -> Cut:
     """Count a cut's tokens once and write the number into its first supervision."""
+    return note_number(cut, _count(cut, tokenizer))
+
+
+def note_number(cut: Cut, tokens: int) -> Cut:
+    """Write a cut's number of tokens into its first supervision, where filters and buckets look for it."""
     if cut.supervisions:
         first = cut.supervisions[0]
-        first.custom = {**(first.custom or {}), "num_tokens": _count(cut, tokenizer)}
+        first.custom = {**(first.custom or {}), "num_tokens": tokens}
     return cut
 
 

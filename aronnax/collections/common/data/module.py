@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from aronnax.collections.common.audio.perturb import PerturbConfig, perturb_cuts
 from aronnax.collections.common.data.config import BatchingConfig, Bin, DataConfig, FilterConfig
-from aronnax.collections.common.data.filters import CutFilter, needs_tokens, note_tokens
+from aronnax.collections.common.data.filters import CutFilter, Examine, cut_name, needs_tokens, note_tokens
 from aronnax.collections.common.data.loading import (
     Batch,
     DataStats,
@@ -45,6 +45,8 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         train: Cuts to train on instead of `config.train`: a CutSet or any iterable that can be iterated anew for
             each pass; where it has `set_epoch`, that is called with the number of the pass before.
         validation: Sets of cuts by name, instead of `config.validation`.
+        examine: Looks at each cut first: may note its tokens on it (see `note_number`), raises for data that is
+            plainly wrong, and returns why a cut is left out, or None.
     """
 
     def __init__(
@@ -55,9 +57,11 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         *,
         train: Iterable[Cut] | None = None,
         validation: Mapping[str, Iterable[Cut]] | None = None,
+        examine: Examine | None = None,
     ) -> None:
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
+        self._examine = examine
         self.stats = DataStats()
         self.dropped = Dropped()
         self._make_batch = make_batch
@@ -118,14 +122,23 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
     def cuts(self, epoch: int = 0) -> Iterator[Cut]:
         """The training cuts of one pass: tagged, mixed, perturbed and filtered."""
         seed = self.config.seed + epoch
-        cuts = self._source(epoch, seed)
-        if self.tokenizer is not None and needs_tokens(self.config.filters, self.config.batching):
+        cuts = self._examined(self._source(epoch, seed), self.dropped)
+        if self._examine is None and self.tokenizer is not None and needs_tokens(self.config.filters, self.config.batching):
             tokenizer = self.tokenizer
             cuts = (note_tokens(cut, tokenizer) for cut in cuts)
         if self.config.perturb != PerturbConfig():
             cuts = perturb_cuts(CutSet(_Once(cuts)), self.config.perturb, seed)
         keep_fitting = CutFilter(self.config.filters, self.config.batching, self.dropped, self.tokenizer)
         return keep_fitting(cuts)
+
+    def _examined(self, cuts: Iterable[Cut], dropped: Dropped) -> Iterator[Cut]:
+        examine = self._examine
+        for cut in cuts:
+            reason = None if examine is None else examine(cut)
+            if reason is None:
+                yield cut
+            else:
+                dropped.drop(reason, f"{cut_name(cut)} ({cut.duration:.2f} s)", cut.duration)
 
     def bins(self) -> list[Bin]:
         """The edges between buckets, estimated from the first recordings unless the configuration has them."""
@@ -191,7 +204,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
             cuts = inputs
         fitting = CutFilter(FilterConfig(min_duration=None), BatchingConfig(), Dropped())
         sampler = DynamicCutSampler(
-            CutSet(_Once(fitting(cuts))),
+            CutSet(_Once(fitting(self._examined(cuts, self.dropped)))),
             max_cuts=self.config.validation_batch_size,
             shuffle=False,
             world_size=world_size,
