@@ -1,4 +1,4 @@
-"""`aronnax train CONFIG.yaml key=value ...`: trains or fine-tunes a recogniser."""
+"""`aronnax train CONFIG.yaml key=value ...`: trains or fine-tunes a model of any type."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ def train(
     except ModuleNotFoundError as error:
         raise MissingExtraError("lightning", "train", "aronnax train") from error
     _quiet()
-    from aronnax.collections.asr.training import load_config
-    from aronnax.collections.asr.training import train as run
+    from aronnax.collections.common.training.run import system_of
+    from aronnax.core.registry import training
 
-    run(load_config(config, overrides or []))
+    # Without any type the recognisers' own message says what is missing.
+    module = training(system_of(config, overrides or []) or "ctc")
+    module.train(module.load_config(config, overrides or []))
 
 
 def _quiet() -> None:

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aronnax.core.config import nearest
-from aronnax.core.errors import CheckpointError
+from aronnax.core.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from aronnax.core.model import Model
@@ -23,6 +23,14 @@ _MODELS = {
     "ctc": (f"{_ASR}.ctc.model", "CTCModel"),
     "transducer": (f"{_ASR}.transducer.model", "TransducerModel"),
     "hybrid": (f"{_ASR}.hybrid.model", "HybridModel"),
+}
+
+# model_type -> the module whose `load_config` and `train` train it.
+_TRAINING = {
+    "ctc": f"{_ASR}.training",
+    "transducer": f"{_ASR}.training",
+    "hybrid": f"{_ASR}.training",
+    "canary": f"{_ASR}.training",
 }
 
 # NeMo class name -> the module with our translation of its configuration.
@@ -119,6 +127,23 @@ def model_class(model_type: str) -> type[Model]:
 def register(model_type: str, module: str, name: str) -> None:
     """Make `load` know one more model: the class `name` of the importable `module`."""
     _MODELS[model_type] = (module, name)
+
+
+class Training(Protocol):
+    """A module that trains the models of a collection: reads its YAML and runs it."""
+
+    def load_config(self, path: Any, overrides: Any = ()) -> Any: ...
+
+    def train(self, config: Any) -> Any: ...
+
+
+def training(model_type: str) -> Training:
+    """The module that trains models of that type; ConfigError if none does."""
+    if model_type not in _TRAINING:
+        raise ConfigError(f"model.type is {model_type!r}; {nearest(model_type, _TRAINING)}")
+    module: Any = import_module(_TRAINING[model_type])
+    found: Training = module
+    return found
 
 
 def nemo_family(target: str) -> NemoFamily:

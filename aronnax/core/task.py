@@ -63,6 +63,10 @@ class Task(LightningModule):
     def batch_size(self, batch: Any) -> int:
         """Returns the number of examples in a batch."""
 
+    def summary(self) -> list[str]:
+        """Lines about the last validation that a user reads at the end of a run, beside the logged numbers."""
+        return []
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Computes and logs the losses of one batch."""
         losses = self.losses(batch)

@@ -58,6 +58,49 @@ def freeze(model: nn.Module, patterns: Iterable[str]) -> list[str]:
     return sorted(frozen)
 
 
+def take_parts(model: SpeechRecognizer, sources: Mapping[str, str]) -> list[str]:
+    """Starts parts of a model from checkpoints: `{"encoder": "digits"}` takes that model's `encoder`.
+
+    A part is a dotted prefix that both have, and every weight under it must fit; returns a line for each part that
+    says what was taken. Raises ConfigError for a part one of them lacks, or for weights of another shape.
+    """
+    from aronnax.core.loading import load
+
+    lines, loaded = [], {}
+    own = model.state_dict()
+    for part, name in sources.items():
+        check_prefixes([part], own, "init_from")
+        if name not in loaded:
+            loaded[name] = load(name, device="cpu")
+        other = loaded[name]
+        theirs = {key: tensor for key, tensor in other.state_dict().items() if under(key, part)}
+        if not theirs:
+            raise ConfigError(f"init_from.{part}: {name} is a {other.model_type} model without that part")
+        wanted = {key: tensor for key, tensor in own.items() if under(key, part)}
+        for key, tensor in wanted.items():
+            if key not in theirs or theirs[key].shape != tensor.shape:
+                has = f"has {list(theirs[key].shape)}" if key in theirs else "does not have it"
+                raise ConfigError(
+                    f"init_from.{part}: {key} is {list(tensor.shape)} here, and {name} {has}; give the model the "
+                    f"options of {name} (`aronnax info {name}` shows them)"
+                )
+            tensor.copy_(theirs[key])
+        left = len(theirs) - len(wanted)
+        parameters = sum(tensor.numel() for tensor in wanted.values())
+        rest = f"; {left} tensors of it have no place here" if left else ""
+        lines.append(f"{part}: {parameters:,} values in {len(wanted)} tensors taken from {name}{rest}")
+        front = _front_end_difference(model, other) if part == "encoder" else None
+        if front:
+            lines.append(f"{part}: note that the front ends differ ({front}), so it hears something else")
+    return lines
+
+
+def _front_end_difference(model: SpeechRecognizer, other: Any) -> str | None:
+    mine, theirs = to_dict(model.config.preprocessor), to_dict(other.config.preprocessor)
+    differing = [f"{key} {mine[key]} here, {theirs[key]} there" for key in mine if mine[key] != theirs[key]]
+    return ", ".join(differing) or None
+
+
 def trainable_parts(model: nn.Module) -> list[PartReport]:
     """What learns, part by part (the model's direct children that have parameters), and in all."""
     rows = []

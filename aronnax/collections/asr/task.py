@@ -1,4 +1,4 @@
-"""What the training of every speech recogniser shares: losses by head, word errors by head, frozen parts.
+"""What the training of every speech recogniser shares: its data, frozen parts; losses and word errors by head.
 
 Imported only to train. Shapes: B batch, S samples, T frames, U tokens, D width.
 """
@@ -6,15 +6,15 @@ Imported only to train. Shapes: B batch, S samples, T frames, U tokens, D width.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from aronnax.collections.asr.batch import SpeechBatch
+from aronnax.collections.asr.batch import SpeechBatch, collate, speech_data
 from aronnax.collections.asr.encoder import EncoderOutput
 from aronnax.collections.asr.finetune import freeze
 from aronnax.collections.asr.long_form.engine import SHORTEST_SECONDS
@@ -24,10 +24,14 @@ from aronnax.core.config import nearest
 from aronnax.core.errors import ConfigError
 from aronnax.core.task import OptimizerBuilder, Task
 
+if TYPE_CHECKING:
+    from aronnax.collections.common.data import DataConfig, SpeechDataModule
+
 _TASKS = {
     "ctc": ("aronnax.collections.asr.ctc.task", "CTCTask"),
     "transducer": ("aronnax.collections.asr.transducer.task", "TransducerTask"),
     "hybrid": ("aronnax.collections.asr.hybrid.task", "HybridTask"),
+    "canary": ("aronnax.collections.asr.canary.task", "CanaryTask"),
 }
 
 
@@ -74,13 +78,8 @@ class Tally:
         return {**means, **rates, "wer": self.errors[default].rate}
 
 
-class RecognitionTask(Task):
-    """Trains a speech recogniser; validation reports the loss and the word error rate of each of its heads.
-
-    `val/loss` is the trained loss, `val/<head>_loss` and `val/<head>_wer` belong to one head, and `val/wer`
-    is that of the default head. With several validation sets these are the first one's, and every set has its
-    own as `val/<set>/...`. All are exact over the set, however it was batched or split over processes.
-    """
+class SpeechTask(Task):
+    """Base of the tasks that train a speech recogniser: what they freeze, hear and read."""
 
     Config: ClassVar[type[TaskConfig]] = TaskConfig
     model: SpeechRecognizer
@@ -93,6 +92,58 @@ class RecognitionTask(Task):
         super().__init__(model, optim, seed=seed)
         self.config = config
         freeze(model, config.freeze)
+
+    def data(
+        self,
+        config: DataConfig,
+        *,
+        train: Iterable[Any] | None = None,
+        validation: Mapping[str, Iterable[Any]] | None = None,
+    ) -> SpeechDataModule[Any]:
+        """The data module with this task's batches, at the model's sample rate whatever the config says.
+
+        `train` and `validation` (sets by name) are cuts to use instead of the config's inputs.
+        """
+        assert self.model.tokenizer is not None, "checked in the constructor"
+        config = replace(config, sample_rate=self.model.sample_rate)
+        return speech_data(config, self.model.tokenizer, train=train, validation=validation)
+
+    def fabricate(self, batch_size: int, seconds: float, tokens: int) -> Any:
+        """A batch of noise: that many recordings of that many seconds, each with that many random tokens."""
+        length = max(1, round(seconds * self.model.sample_rate))
+        draws = torch.Generator().manual_seed(0)
+        signal = 0.1 * torch.randn(batch_size, length, generator=draws)
+        ids = torch.randint(self.model.config.vocab_size, (batch_size, tokens), generator=draws)
+        return collate(
+            list(signal), ids.tolist(), [""] * batch_size, [f"made-{row}" for row in range(batch_size)]
+        )
+
+    def encode(self, batch: SpeechBatch) -> EncoderOutput:
+        """Encoder states of a batch, very short recordings lengthened as `transcribe` lengthens them."""
+        shortest = round(SHORTEST_SECONDS * self.model.sample_rate)
+        return self.model.encode(*lengthened(batch.signal, batch.signal_lengths, shortest))
+
+    def batch_size(self, batch: SpeechBatch) -> int:
+        """The number of utterances."""
+        return len(batch)
+
+    def _set_names(self) -> Sequence[str]:
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        return getattr(datamodule, "validation_names", None) or ("validation",)
+
+
+class RecognitionTask(SpeechTask):
+    """Trains a speech recogniser; validation reports the loss and the word error rate of each of its heads.
+
+    `val/loss` is the trained loss, `val/<head>_loss` and `val/<head>_wer` belong to one head, and `val/wer`
+    is that of the default head. With several validation sets these are the first one's, and every set has its
+    own as `val/<set>/...`. All are exact over the set, however it was batched or split over processes.
+    """
+
+    def __init__(
+        self, model: SpeechRecognizer, optim: OptimizerBuilder, config: TaskConfig, *, seed: int = 0
+    ) -> None:
+        super().__init__(model, optim, config, seed=seed)
         self._tallies: list[Tally] = []
 
     @abstractmethod
@@ -107,19 +158,10 @@ class RecognitionTask(Task):
         """The weighted loss as `loss`, and each head's as `<head>_loss` where there are several."""
         return self._weighted(self.head_losses(self.encode(batch), batch))
 
-    def encode(self, batch: SpeechBatch) -> EncoderOutput:
-        """Encoder states of a batch, very short recordings lengthened as `transcribe` lengthens them."""
-        shortest = round(SHORTEST_SECONDS * self.model.sample_rate)
-        return self.model.encode(*lengthened(batch.signal, batch.signal_lengths, shortest))
-
     def _weighted(self, by_head: Mapping[str, Tensor]) -> dict[str, Tensor]:
         weights = self.weights()
         total = torch.stack([weights[head] * loss for head, loss in by_head.items()]).sum()
         return {"loss": total, **{f"{head}_loss": loss for head, loss in by_head.items() if len(by_head) > 1}}
-
-    def batch_size(self, batch: SpeechBatch) -> int:
-        """The number of utterances."""
-        return len(batch)
 
     def on_validation_epoch_start(self) -> None:
         """Starts counting from zero."""
@@ -154,14 +196,14 @@ class RecognitionTask(Task):
                 for metric, value in tally.metrics(self.model.heads[0]).items():
                     self.log(f"{prefix}/{metric}", value, prog_bar=f"{prefix}/{metric}" == "val/wer")
 
-    def _set_names(self) -> Sequence[str]:
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        return getattr(datamodule, "validation_names", None) or ("validation",)
-
     @property
     def errors(self) -> dict[str, ErrorCounts]:
         """Word errors of the last validation on the first set, by head, over all processes."""
         return dict(self._tallies[0].errors) if self._tallies else {}
+
+    def summary(self) -> list[str]:
+        """The word errors of each head by their kinds."""
+        return [f"{head} WER {errors}" for head, errors in self.errors.items()]
 
 
 def lengthened(signal: Tensor, lengths: Tensor, shortest: int) -> tuple[Tensor, Tensor]:
@@ -176,20 +218,20 @@ def lengthened(signal: Tensor, lengths: Tensor, shortest: int) -> tuple[Tensor, 
     return moved.masked_fill(~inside, 0.0), lengths.clamp(min=shortest)
 
 
-def task_class(model_type: str) -> type[RecognitionTask]:
+def task_class(model_type: str) -> type[SpeechTask]:
     """The task that trains models of that type."""
     if model_type not in _TASKS:
         raise ConfigError(f"model.type is {model_type!r}; {nearest(model_type, _TASKS)}")
     module, name = _TASKS[model_type]
-    found: type[RecognitionTask] = getattr(import_module(module), name)
+    found: type[SpeechTask] = getattr(import_module(module), name)
     return found
 
 
 def make_task(
     model: SpeechRecognizer, optim: OptimizerBuilder, config: TaskConfig | None = None, *, seed: int = 0
-) -> RecognitionTask:
+) -> SpeechTask:
     """The task for a model, whatever its type; `config` None means that task's defaults."""
     cls = task_class(model.model_type)
     made: Any = cls(model, optim, config if config is not None else cls.Config(), seed=seed)
-    task: RecognitionTask = made
+    task: SpeechTask = made
     return task
