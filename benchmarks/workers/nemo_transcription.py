@@ -133,6 +133,11 @@ def build(path: str, clips: str, head: str = "tdt") -> float:
     with tempfile.TemporaryDirectory() as folder:
         _tokenizer(Path(folder))
         _model = EncDecRNNTBPEModel(cfg=OmegaConf.create(_config(Path(folder), head))).eval()
+        if head == "tdt":
+            # NeMo's plain TDT loss moves its tables to a GPU; here they stay where they are. It is also built with
+            # the durations counted as tokens, so that its blank would lie beyond the scores.
+            torch.Tensor.cuda = lambda self, *_, **__: self
+            _model.loss._loss.blank = VOCABULARY
         rate = _calibrate(torch.from_numpy(np.load(clips)[:4]))
         _model.save_to(path)
     return rate
