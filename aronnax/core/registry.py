@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from aronnax.core.parts import Parts
 
 _ASR = "aronnax.collections.asr"
+_DIARIZATION = "aronnax.collections.diarization"
 
 _MODELS = {
     "ctc": (f"{_ASR}.ctc.model", "CTCModel"),
     "transducer": (f"{_ASR}.transducer.model", "TransducerModel"),
     "hybrid": (f"{_ASR}.hybrid.model", "HybridModel"),
+    "sortformer": (f"{_DIARIZATION}.sortformer.model", "SortformerModel"),
+    "canary": (f"{_ASR}.canary.model", "CanaryModel"),
 }
 
 # model_type -> the module whose `load_config` and `train` train it.
@@ -41,17 +44,18 @@ _NEMO = {
     "EncDecRNNTBPEModel": f"{_ASR}.transducer.nemo",
     "EncDecHybridRNNTCTCModel": f"{_ASR}.hybrid.nemo",
     "EncDecHybridRNNTCTCBPEModel": f"{_ASR}.hybrid.nemo",
+    "SortformerEncLabelModel": f"{_DIARIZATION}.sortformer.nemo",
 }
 _NEMO_WRITERS = {
     "ctc": f"{_ASR}.ctc.nemo",
     "transducer": f"{_ASR}.transducer.nemo",
     "hybrid": f"{_ASR}.hybrid.nemo",
+    "sortformer": f"{_DIARIZATION}.sortformer.nemo",
 }
 _NOT_YET = {
     "EncDecMultiTaskModel": "a Canary attention encoder-decoder",
     "EncDecHybridRNNTCTCBPEModelWithPrompt": "a prompted hybrid transducer",
     "EncDecRNNTBPEModelWithPrompt": "a prompted transducer",
-    "SortformerEncLabelModel": "a Sortformer diarizer",
     "EncDecSpeakerLabelModel": "a speaker or language recogniser",
     "EncDecClassificationModel": "an audio classifier",
     "EncDecFrameClassificationModel": "a voice-activity detector",

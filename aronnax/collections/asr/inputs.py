@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,8 @@ AUDIO_SUFFIXES = frozenset(
 """Files that count as recordings when a folder is given."""
 
 MANIFEST_SUFFIXES = (".json", ".jsonl")
+
+_LINE = frozenset({"audio_filepath", "offset", "duration", "text", "lang"})
 
 
 class Stream(Protocol):
@@ -46,7 +48,7 @@ class Source:
     """One recording that has not been opened yet.
 
     `name` is shown in results and errors; `offset` and `duration` in seconds choose an excerpt; `language` is
-    what a manifest says of it.
+    what a manifest says of it, and `fields` is what else it says.
     """
 
     name: str | None
@@ -55,6 +57,7 @@ class Source:
     offset: float = 0.0
     duration: float | None = None
     language: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
     def open(self, sample_rate: int) -> Stream:
         """The recording, resampled to `sample_rate`; AudioError if it cannot be read."""
@@ -131,7 +134,7 @@ def sources(x: Any, sample_rate: int | None = None) -> Iterator[Source | Aronnax
         elif isinstance(x, (np.ndarray, torch.Tensor)):
             yield _from_array(x, sample_rate)
         elif _is_cut(x):
-            yield Source(str(x.id), x)
+            yield Source(str(x.id), x, fields=_cut_fields(x))
         elif isinstance(x, (bytes, bytearray)) or hasattr(x, "read"):
             yield Source(str(getattr(x, "name", "bytes")), bytes(x) if isinstance(x, bytearray) else x)
         elif isinstance(x, Mapping):
@@ -178,7 +181,9 @@ def _from_manifest(path: Path) -> Iterator[Source | AronnaxError]:
                 continue
             if entry is not None:
                 audio = Path(entry.audio_filepath)
-                yield Source(str(audio), audio, None, entry.offset, entry.duration, entry.language)
+                yield Source(
+                    str(audio), audio, None, entry.offset, entry.duration, entry.language, entry.extra
+                )
     if empty:
         raise ManifestError(f"{path}: the manifest is empty; each line describes one recording")
 
@@ -188,7 +193,21 @@ def _from_line(line: Mapping[str, Any]) -> Source:
     audio = line.get("audio_filepath")
     if not isinstance(audio, (str, os.PathLike)):
         raise AudioError(f"a mapping given as input needs 'audio_filepath'; this one has {sorted(line)}")
-    return Source(str(audio), Path(audio), None, float(line.get("offset") or 0.0), line.get("duration"))
+    language = line.get("lang")
+    return Source(
+        name=str(audio),
+        audio=Path(audio),
+        offset=float(line.get("offset") or 0.0),
+        duration=line.get("duration"),
+        language=language if isinstance(language, str) else None,
+        fields={key: value for key, value in line.items() if key not in _LINE},
+    )
+
+
+def _cut_fields(cut: Any) -> dict[str, Any]:
+    """What a Lhotse cut and its supervisions say beside the usual."""
+    said = [getattr(one, "custom", None) or {} for one in (cut, *getattr(cut, "supervisions", ()))]
+    return {key: value for custom in said for key, value in custom.items()}
 
 
 def _from_array(x: np.ndarray | torch.Tensor, sample_rate: int | None) -> Source:

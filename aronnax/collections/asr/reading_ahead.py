@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,13 +23,14 @@ GROUP_SAMPLES = 2**24
 
 @dataclass(frozen=True)
 class Opened:
-    """A recording, how it will be read, and its samples if it is read whole with others."""
+    """A recording, how it will be read, its samples if it is read whole with others, and what is asked of it."""
 
     index: int
     source: Source
     stream: Stream
     plan: Plan
     signal: np.ndarray | None
+    asked: Any = None
 
     @property
     def name(self) -> str | None:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
 from aronnax.collections.asr.encoder import FastConformer
-from aronnax.collections.asr.inputs import is_single
 from aronnax.collections.common.audio.augment import SpecAugment
 from aronnax.collections.common.audio.features import LogMel
 from aronnax.collections.common.results import Transcript
@@ -25,6 +23,8 @@ if TYPE_CHECKING:
     from aronnax.collections.asr.encoder import Attention, EncoderOutput
     from aronnax.collections.asr.hypothesis import Hypothesis
     from aronnax.collections.asr.transcribing import Result
+    from aronnax.collections.asr.words import Clock
+    from aronnax.collections.common.results import Word
 
 R = TypeVar("R", bound="SpeechRecognizer")
 
@@ -67,6 +67,23 @@ class SpeechRecognizer(Model):
         carry: Any = None,
     ) -> tuple[list[Hypothesis], Any]:
         """Encoder states [B, T, D] with lengths [B] -> one hypothesis a row, and the carry to go on from."""
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """What a prompt can say to this model, by name; nothing, for one that only listens."""
+        return ()
+
+    @property
+    def longest_seconds(self) -> float | None:
+        """Longer recordings are cut into pieces that are heard one by one; None where any length can be read."""
+        return None
+
+    def words(self, hypothesis: Hypothesis, clock: Clock) -> list[Word]:
+        """The words of a hypothesis with their times."""
+        from aronnax.collections.asr.words import words_of
+
+        assert self.tokenizer is not None, "without a tokenizer there are no words"
+        return words_of(hypothesis, self.tokenizer, clock)
 
     @property
     def sample_rate(self) -> int:
@@ -129,6 +146,8 @@ class SpeechRecognizer(Model):
         Raises OptionError for an option, AudioError or ManifestError for the first input that cannot be read;
         `transcribe_iter` goes on instead.
         """
+        from aronnax.collections.asr.transcribing import collect
+
         results = self.transcribe_iter(
             x,
             batch_size=batch_size,
@@ -141,14 +160,7 @@ class SpeechRecognizer(Model):
             language=language,
             progress=progress,
         )
-        found: dict[int, Transcript] = {}
-        with closing(results):
-            for result in results:
-                if result.error is not None:
-                    raise result.error
-                assert result.transcript is not None
-                found[result.index] = result.transcript
-        return found[0] if is_single(x) else [found[index] for index in sorted(found)]
+        return collect(x, results)
 
     def transcribe_iter(
         self,

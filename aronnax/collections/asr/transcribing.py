@@ -6,17 +6,18 @@ Everything here lives in the call: neither the model nor any module-level state 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from aronnax.collections.asr.inputs import Source, Stream, is_single, sources
+from aronnax.collections.asr.inputs import Source, is_single, sources
 from aronnax.collections.asr.long_form import memory, plan
 from aronnax.collections.asr.long_form.engine import (
     Heard,
+    Request,
     Row,
     Settings,
     hear_rows,
@@ -24,7 +25,7 @@ from aronnax.collections.asr.long_form.engine import (
 )
 from aronnax.collections.asr.long_form.plan import Plan
 from aronnax.collections.asr.reading_ahead import Failed, Group, Opened, batches, groups, in_thread, opened
-from aronnax.collections.asr.words import segments_of, words_of
+from aronnax.collections.asr.words import segments_of
 from aronnax.collections.common.results import Transcript, Word
 from aronnax.core.errors import AronnaxError, OptionError
 
@@ -53,6 +54,8 @@ class Options:
     sample_rate: int | None
     language: str | None
     progress: Callable[[float], None] | None
+    request: Request | None = None
+    """What a model that takes prompts is asked."""
 
     @classmethod
     def checked(cls, model: SpeechRecognizer, *, head: str | None, **given: Any) -> Options:
@@ -78,7 +81,7 @@ class Options:
     @property
     def settings(self) -> Settings:
         """The part of them that the engine needs."""
-        return Settings(self.batch_size, self.head, self.confidence)
+        return Settings(self.batch_size, self.head, self.confidence, self.request)
 
 
 def _check_known(name: str, value: Any, known: Sequence[Any]) -> None:
@@ -105,20 +108,29 @@ def transcribe_each(model: SpeechRecognizer, x: Any, options: Options) -> Genera
             yield from _hear_group(model, group, options)
 
 
+def collect(x: Any, results: Generator[Result, None, None]) -> Transcript | list[Transcript]:
+    """The transcript of an input that is one recording, or a list of them; raises the first error there is."""
+    found: dict[int, Transcript] = {}
+    with closing(results):
+        for result in results:
+            if result.error is not None:
+                raise result.error
+            assert result.transcript is not None, "a result has a transcript or an error"
+            found[result.index] = result.transcript
+    return found[0] if is_single(x) else [found[index] for index in sorted(found)]
+
+
 def _open(model: SpeechRecognizer, options: Options, index: int, source: Source) -> Opened:
+    asked = None if options.request is None else options.request.ask(source)
     stream = source.open(model.sample_rate)
-    needed = _pass_bytes(model, stream.samples)
-    free = memory.free_bytes(model.device)
-    chosen = plan.choose(
-        model.config, stream.samples, chunk=options.chunk, needed_bytes=needed, free_bytes=free
-    )
+    chosen = _plan(model, stream.samples, options)
     logger.info("%s: %s", source.name or "array", chosen.reason)
     whole = chosen.kind == "full" and options.vad is None
     if not whole and stream.samples >= model.samples_per_frame:
-        return Opened(index, source, stream, chosen, None)
+        return Opened(index, source, stream, chosen, None, asked)
     signal = stream.read(0, stream.samples)
     stream.close()
-    return Opened(index, source, stream, chosen, signal)
+    return Opened(index, source, stream, chosen, signal, asked)
 
 
 def _hear_group(model: SpeechRecognizer, group: Group, options: Options) -> Iterator[Result]:
@@ -137,7 +149,9 @@ def _hear_group(model: SpeechRecognizer, group: Group, options: Options) -> Iter
 
 def _hear_batch(model: SpeechRecognizer, batch: list[Opened], options: Options) -> Iterator[Result]:
     audible = [recording for recording in batch if recording.samples >= model.samples_per_frame]
-    rows = [Row(recording.signal) for recording in audible if recording.signal is not None]
+    rows = [
+        Row(recording.signal, 0, recording.asked) for recording in audible if recording.signal is not None
+    ]
     heard = hear_rows(model, rows, options.settings) if rows else []
     by_index = {recording.index: one for recording, one in zip(audible, heard)}
     for recording in batch:
@@ -154,6 +168,8 @@ def _hear_long(model: SpeechRecognizer, recording: Opened, options: Options) -> 
     try:
         if options.vad is not None:
             heard, notes = _hear_speech(model, recording, options)
+        elif recording.plan.piece is not None:
+            heard, notes = _hear_pieces(model, recording, options), [recording.plan.reason]
         else:
             rows = _rows_at_once(model, recording.plan, options)
             heard = [
@@ -163,6 +179,7 @@ def _hear_long(model: SpeechRecognizer, recording: Opened, options: Options) -> 
                     recording.plan,
                     options.settings,
                     rows_at_once=rows,
+                    asked=recording.asked,
                     progress=options.progress,
                 )
             ]
@@ -174,6 +191,15 @@ def _hear_long(model: SpeechRecognizer, recording: Opened, options: Options) -> 
     return Result(recording.index, recording.name, _transcript(model, recording, heard, options, notes))
 
 
+def _hear_pieces(model: SpeechRecognizer, recording: Opened, options: Options) -> list[Heard]:
+    """Hypotheses of a recording's pieces, each heard by itself."""
+    heard: list[Heard] = []
+    pieces = _cut([(0, recording.samples)], recording.plan.piece, model.samples_per_frame)
+    while batch := list(islice(pieces, options.batch_size)):
+        heard.extend(_hear_spans(model, recording, batch, [Plan("full", "a piece")] * len(batch), options))
+    return heard
+
+
 def _hear_speech(
     model: SpeechRecognizer, recording: Opened, options: Options
 ) -> tuple[list[Heard], list[str]]:
@@ -183,10 +209,15 @@ def _hear_speech(
     spoken = 0
     reasons: list[str] = []
     spans = _spans(recording.stream, options.vad, model.samples_per_frame)
+    if model.longest_seconds is not None:
+        piece = plan.choose_pieces(
+            model.config, recording.samples, model.longest_seconds, options.chunk
+        ).piece
+        spans = _cut(spans, piece, model.samples_per_frame)
     while batch := list(islice(spans, options.batch_size)):
-        plans = [_plan_span(model, stop - start, options) for start, stop in batch]
+        plans = [_plan(model, stop - start, options) for start, stop in batch]
         spoken += sum(stop - start for start, stop in batch)
-        heard.extend(_hear_spans(model, recording.stream, batch, plans, options))
+        heard.extend(_hear_spans(model, recording, batch, plans, options))
         reasons.extend(chosen.reason for chosen in plans if chosen.note and chosen.reason not in reasons)
     share = spoken / recording.samples
     if options.progress is not None:
@@ -196,16 +227,17 @@ def _hear_speech(
 
 def _hear_spans(
     model: SpeechRecognizer,
-    stream: Stream,
+    recording: Opened,
     spans: list[tuple[int, int]],
     plans: list[Plan],
     options: Options,
 ) -> Iterator[Heard]:
     """Spans in order, those that are read at once in one batch when they fit together."""
+    stream, asked = recording.stream, recording.asked
     longest = max(stop - start for start, stop in spans)
     together = all(chosen.kind == "full" for chosen in plans)
     if together and _rows_that_fit(model, longest) >= len(spans):
-        rows = [Row(stream.read(start, stop), start) for start, stop in spans]
+        rows = [Row(stream.read(start, stop), start, asked) for start, stop in spans]
         yield from hear_rows(model, rows, options.settings)
         if options.progress is not None:
             options.progress(sum(len(row.signal) for row in rows) / model.sample_rate)
@@ -219,11 +251,25 @@ def _hear_spans(
             rows_at_once=_rows_at_once(model, chosen, options),
             start=start,
             stop=stop,
+            asked=asked,
             progress=options.progress,
         )
 
 
-def _plan_span(model: SpeechRecognizer, samples: int, options: Options) -> Plan:
+def _cut(
+    spans: Iterable[tuple[int, int]], piece: int | None, samples_per_frame: int
+) -> Iterator[tuple[int, int]]:
+    """The spans, those longer than `piece` cut into equal parts of whole frames."""
+    for start, stop in spans:
+        count = 1 if piece is None else -(-(stop - start) // piece)
+        frames = -(-(stop - start) // (count * samples_per_frame))
+        step = max(frames, 1) * samples_per_frame
+        yield from ((at, min(at + step, stop)) for at in range(start, stop, step))
+
+
+def _plan(model: SpeechRecognizer, samples: int, options: Options) -> Plan:
+    if model.longest_seconds is not None:
+        return plan.choose_pieces(model.config, samples, model.longest_seconds, options.chunk)
     return plan.choose(
         model.config,
         samples,
@@ -251,7 +297,8 @@ def _transcript(
     texts = [tokenizer.decode(one.hypothesis.tokens) for one in heard]
     words: list[Word] = []
     if options.timestamps:
-        words = [word for one in heard for word in words_of(one.hypothesis, tokenizer, one.clock)]
+        words = [word for one in heard for word in model.words(one.hypothesis, one.clock)]
+    asked = None if recording.asked is None else recording.asked.language
     return Transcript(
         text=" ".join(text for text in texts if text),
         duration=recording.samples / model.sample_rate,
@@ -259,7 +306,7 @@ def _transcript(
         segments=tuple(segments_of(words)),
         model=model.source,
         source=recording.name,
-        language=options.language or recording.source.language,
+        language=asked or options.language or recording.source.language,
         notes=tuple(notes),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -21,11 +21,21 @@ from aronnax.collections.asr.words import Clock
 if TYPE_CHECKING:
     from aronnax.collections.asr.encoder import Attention, EncoderOutput
     from aronnax.collections.asr.hypothesis import Hypothesis
-    from aronnax.collections.asr.inputs import Stream
+    from aronnax.collections.asr.inputs import Source, Stream
     from aronnax.collections.asr.recognizer import SpeechRecognizer
 
 SHORTEST_SECONDS = 1.0
 """Shorter signals get silence on both sides up to this length, as NeMo does; their times are shifted back."""
+
+
+class Request(Protocol):
+    """What a call asks of a model that takes prompts."""
+
+    def ask(self, source: Source) -> Any:
+        """What is asked of one recording, with a `language` written; OptionError if that cannot be asked."""
+
+    def keywords(self, asked: Sequence[Any]) -> dict[str, Any]:
+        """Keywords of the model's `decode` for a batch whose rows were asked this."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +45,16 @@ class Settings:
     batch_size: int
     head: str
     confidence: str | None
+    request: Request | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """A signal [S] that is encoded at once, and the sample of its recording at which it begins."""
+    """A signal [S] that is encoded at once, the sample of its recording at which it begins, what is asked."""
 
     signal: np.ndarray
     offset: int = 0
+    asked: Any = None
 
 
 @dataclass(frozen=True)
@@ -58,10 +70,11 @@ def hear_rows(
 ) -> list[Heard]:
     """One hypothesis a row; the rows are encoded and decoded as one batch, each as if it were alone."""
     padded = [_lengthened(row.signal, model.sample_rate) for row in rows]
+    prompted = settings.request.keywords([row.asked for row in rows]) if settings.request else {}
     with torch.inference_mode():
         encoded = _encode(model, [signal for signal, _ in padded], attention)
         hypotheses, _ = model.decode(
-            encoded.states, encoded.lengths, head=settings.head, confidence=settings.confidence
+            encoded.states, encoded.lengths, head=settings.head, confidence=settings.confidence, **prompted
         )
     return [
         Heard(hypothesis, _clock(model, row.offset - silence, row.offset + len(row.signal)))
@@ -78,12 +91,13 @@ def hear_stream(
     rows_at_once: int,
     start: int = 0,
     stop: int | None = None,
+    asked: Any = None,
     progress: Callable[[float], None] | None = None,
 ) -> Heard:
     """One hypothesis for the samples [start, stop) of a recording, read as its plan says."""
     stop = stream.samples if stop is None else stop
     if plan.windows is None:
-        row = Row(stream.read(start, stop), start)
+        row = Row(stream.read(start, stop), start, asked)
         (heard,) = hear_rows(model, [row], settings, plan.attention)
         _advance(progress, (stop - start) / model.sample_rate)
         return heard

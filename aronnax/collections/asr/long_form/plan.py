@@ -31,13 +31,15 @@ SHARE_OF_MEMORY = 0.5
 class Plan:
     """The way one recording is read, and why.
 
-    attention: the encoder's for this call, None for its own. windows: for kind "chunks".
+    attention: the encoder's for this call, None for its own. windows: for kind "chunks". piece: for kind
+    "pieces", the samples of each; a piece is encoded and decoded by itself.
     """
 
-    kind: Literal["full", "local", "chunks"]
+    kind: Literal["full", "local", "chunks", "pieces"]
     reason: str
     attention: Attention | None = None
     windows: Windows | None = None
+    piece: int | None = None
 
     @property
     def note(self) -> str | None:
@@ -78,6 +80,25 @@ def choose(config: Any, samples: int, *, chunk: str | float, needed_bytes: int, 
     else:
         why = f"reading {seconds:.0f} s at once takes {_gib(needed_bytes)}, and {_gib(free_bytes)} are free"
     return _chunks(config, CHUNK_SECONDS, why)
+
+
+def choose_pieces(config: Any, samples: int, longest: float, chunk: str | float) -> Plan:
+    """The plan for a model that hears at most `longest` seconds at once; `chunk` as in `transcribe`."""
+    rate = config.preprocessor.sample_rate
+    seconds = samples / rate
+    if chunk == "local":
+        raise OptionError("chunk='local' is not for this model, which decodes what it has encoded as a whole")
+    if chunk == "full":
+        return Plan("full", "hearing all at once was asked for")
+    most = longest if isinstance(chunk, str) else float(chunk)
+    if seconds <= most:
+        return Plan("full", f"{seconds:.1f} s are heard at once")
+    said = (
+        f"{seconds:.1f} s are more than the {longest:g} s this model was trained for"
+        if isinstance(chunk, str)
+        else "that was asked for"
+    )
+    return Plan("pieces", f"heard in pieces of {most:g} s: {said}", piece=max(round(most * rate), 1))
 
 
 def _local(config: Any, why: str) -> Plan:

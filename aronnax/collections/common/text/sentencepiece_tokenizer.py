@@ -62,6 +62,10 @@ class SentencePieceTokenizer:
         """Text of `ids`, without blanks at its ends or in front of punctuation."""
         return self._cleaner(self._processor.decode(check_ids(ids, self.vocab_size)))
 
+    def decode_plain(self, ids: Sequence[int]) -> str:
+        """Text of `ids` exactly as SentencePiece writes it."""
+        return str(self._processor.decode(check_ids(ids, self.vocab_size)))
+
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The pieces as the vocabulary spells them, with the mark of a word's beginning."""
         return [self._vocabulary[token] for token in check_ids(ids, self.vocab_size)]
