@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aronnax.collections.common.audio.perturb import PerturbConfig
+from aronnax.collections.common.data.slots import checked_slots
 from aronnax.core.config import from_dict
 from aronnax.core.errors import ConfigError
 
@@ -28,8 +29,10 @@ class InputConfig:
     """How often to draw from it beside its siblings; all or none have one. With weights data never ends."""
     tags: dict[str, str] = field(default_factory=dict)
     """Custom fields every cut gets; `language` also becomes its supervisions' language."""
+    slots: dict[str, Any] = field(default_factory=dict)
+    """Prompt slots of the recordings that have none of their own: `{source_lang: en, target_lang: de, pnc: yes}`."""
     text_field: str = "text"
-    """nemo_manifest, hf_dataset: the field that holds the transcript."""
+    """nemo_manifest, hf_dataset: the field that holds the transcript; `answer` stands in for a missing `text`."""
     language_field: str = "lang"
     """nemo_manifest, hf_dataset: the field that holds the language."""
     audio_field: str = "audio"
@@ -54,6 +57,7 @@ class InputConfig:
             raise ConfigError(f"`tar` belongs to a nemo_manifest, not to an input of type {self.type}")
         if self.weight is not None and self.weight <= 0:
             raise ConfigError(f"weight {self.weight} of {self.path or 'a group'} must be above 0")
+        object.__setattr__(self, "slots", checked_slots(self.slots, self.path or "a group"))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from aronnax.collections.common.data.report import Dropped
 from aronnax.collections.common.text import Tokenizer
 from aronnax.core.errors import OptionError
 
-
 Examine = Callable[[Cut], str | None]
 """Looks at a cut before anything else is done with it; returns why it is left out, or None."""
 

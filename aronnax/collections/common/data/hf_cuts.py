@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lhotse import Recording
@@ -12,14 +12,18 @@ from aronnax.collections.common.audio.reading import probe
 from aronnax.collections.common.data.config import InputConfig
 from aronnax.collections.common.data.recordings import AudioSource, cut_of, file_source, probe_bytes
 from aronnax.collections.common.data.report import Dropped
+from aronnax.collections.common.data.slots import fill_slots
 from aronnax.core.errors import AudioError, ManifestError, MissingExtraError
 
 
 class HuggingFaceDataset:
     """Cuts of one split; shuffled within a buffer of the `datasets` library, afresh for every pass."""
 
-    def __init__(self, config: InputConfig, dropped: Dropped, *, shuffle: bool, seed: int) -> None:
+    def __init__(
+        self, config: InputConfig, dropped: Dropped, *, shuffle: bool, seed: int, required: Sequence[str] = ()
+    ) -> None:
         self.config, self.dropped, self.shuffle, self.seed = config, dropped, shuffle, seed
+        self.required = required
         self._data = _open(config)
         self._passes = 0
 
@@ -57,9 +61,10 @@ class HuggingFaceDataset:
             for key, value in row.items()
             if key != config.audio_field and isinstance(value, (str, int, float))
         }
-        return cut_of(
+        cut = cut_of(
             recording, name, text, language=language if isinstance(language, str) else None, custom=custom
         )
+        return fill_slots(cut, config.slots, self.required, f"{config.path}, row {index}")
 
 
 def _open(config: InputConfig) -> Any:

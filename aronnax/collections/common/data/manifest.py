@@ -97,6 +97,8 @@ def parse_entry(line: str | bytes, path: Path, number: int, text_field: str = "t
     if not isinstance(audio, str) or not audio:
         raise ManifestError(f"{where}: audio_filepath is {audio!r}; it must be a path")
     text = fields.get(text_field)
+    if text is None and text_field == "text":
+        text = fields.get("answer")
     if text is not None and not isinstance(text, str):
         raise ManifestError(f"{where}: {text_field} is {text!r}; it must be a string")
     offset = _seconds(fields, "offset", where)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Generic
 
@@ -47,6 +47,8 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         validation: Sets of cuts by name, instead of `config.validation`.
         examine: Looks at each cut first: may note its tokens on it (see `note_number`), raises for data that is
             plainly wrong, and returns why a cut is left out, or None.
+        required: Prompt slots, and `text`, that every recording of `config` must have; one without them is an
+            error that names file, line and field.
     """
 
     def __init__(
@@ -58,10 +60,11 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         train: Iterable[Cut] | None = None,
         validation: Mapping[str, Iterable[Cut]] | None = None,
         examine: Examine | None = None,
+        required: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
-        self._examine = examine
+        self._examine, self._required = examine, tuple(required)
         self.stats = DataStats()
         self.dropped = Dropped()
         self._make_batch = make_batch
@@ -123,7 +126,11 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         """The training cuts of one pass: tagged, mixed, perturbed and filtered."""
         seed = self.config.seed + epoch
         cuts = self._examined(self._source(epoch, seed), self.dropped)
-        if self._examine is None and self.tokenizer is not None and needs_tokens(self.config.filters, self.config.batching):
+        if (
+            self._examine is None
+            and self.tokenizer is not None
+            and needs_tokens(self.config.filters, self.config.batching)
+        ):
             tokenizer = self.tokenizer
             cuts = (note_tokens(cut, tokenizer) for cut in cuts)
         if self.config.perturb != PerturbConfig():
@@ -165,6 +172,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
                     shuffle=config.shuffle,
                     seed=seed,
                     temperature=config.temperature,
+                    required=self._required,
                 )
             )
         if hasattr(self._train, "set_epoch"):
@@ -196,7 +204,9 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         if self._validation is not None:
             cuts = self._validation[name]
         else:
-            inputs = Inputs(self.config.validation[name], self.dropped, shuffle=False, seed=0)
+            inputs = Inputs(
+                self.config.validation[name], self.dropped, shuffle=False, seed=0, required=self._required
+            )
             if inputs.endless:
                 raise ConfigError(
                     f"data.validation.{name} must not have weights: it is read once from end to end"

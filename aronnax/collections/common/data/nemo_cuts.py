@@ -8,7 +8,7 @@ import random
 import re
 import tarfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from aronnax.collections.common.data.recordings import (
     probe_bytes,
 )
 from aronnax.collections.common.data.report import Dropped
+from aronnax.collections.common.data.slots import fill_slots
 from aronnax.core.errors import AudioError, ManifestError
 
 logger = logging.getLogger(__name__)
@@ -56,8 +57,11 @@ class NemoManifest:
     Only the position of each line is held in memory, eight bytes a line.
     """
 
-    def __init__(self, config: InputConfig, dropped: Dropped, *, shuffle: bool, seed: int) -> None:
+    def __init__(
+        self, config: InputConfig, dropped: Dropped, *, shuffle: bool, seed: int, required: Sequence[str] = ()
+    ) -> None:
         self.config, self.dropped, self.shuffle, self.seed = config, dropped, shuffle, seed
+        self.required = required
         self.paths = [Path(path) for path in expand(config.path)]
         self._lines = [_line_positions(path) for path in self.paths]
         self._passes = 0
@@ -90,10 +94,11 @@ class NemoManifest:
             return None
         try:
             recording = _recording(entry)
-            return entry_cut(entry, recording, f"{path.stem}-{number}", self.config)
+            cut = entry_cut(entry, recording, f"{path.stem}-{number}", self.config)
         except AudioError as error:
             self.dropped.unreadable(entry.audio_filepath, str(error), entry.duration)
             return None
+        return fill_slots(cut, self.config.slots, self.required, f"{path}, line {number}")
 
 
 class TarredNemoManifest:
@@ -102,8 +107,11 @@ class TarredNemoManifest:
     An archive's headers are read once to know where each member lies; its audio only when a batch needs it.
     """
 
-    def __init__(self, config: InputConfig, dropped: Dropped, *, shuffle: bool, seed: int) -> None:
+    def __init__(
+        self, config: InputConfig, dropped: Dropped, *, shuffle: bool, seed: int, required: Sequence[str] = ()
+    ) -> None:
         self.config, self.dropped, self.shuffle, self.seed = config, dropped, shuffle, seed
+        self.required = required
         tars = [Path(path) for path in expand(config.tar)]
         manifests = [Path(path) for path in expand(config.path)]
         self.shards = _pair_shards(manifests, tars)
@@ -135,9 +143,11 @@ class TarredNemoManifest:
                 continue
             try:
                 recording = _tar_recording(entry, tar, name, *found)
-                yield entry_cut(entry, recording, f"{tar.stem}-{entry.line}", self.config)
+                cut = entry_cut(entry, recording, f"{tar.stem}-{entry.line}", self.config)
             except AudioError as error:
                 self.dropped.unreadable(f"{tar}:{name}", str(error), entry.duration)
+                continue
+            yield fill_slots(cut, self.config.slots, self.required, f"{manifest}, line {entry.line}")
 
 
 def entry_cut(entry: ManifestEntry, recording: Recording, id: str, config: InputConfig) -> Cut:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from aronnax.collections.common.data.config import InputConfig
 from aronnax.collections.common.data.hf_cuts import HuggingFaceDataset
 from aronnax.collections.common.data.nemo_cuts import NemoManifest, TarredNemoManifest, expand
 from aronnax.collections.common.data.report import Dropped
+from aronnax.collections.common.data.slots import fill_slots, read_slots
 from aronnax.core.errors import ConfigError, ManifestError
 
 
@@ -21,7 +23,8 @@ class Inputs:
     """The cuts of a list of inputs, lazily.
 
     Siblings without weights are read once each, shuffled together or one after the other; siblings with weights
-    are repeated for ever and drawn from in proportion. `endless` tells which.
+    are repeated for ever and drawn from in proportion. `endless` tells which. `required` names the slots, and
+    `text`, that every recording must have.
     """
 
     def __init__(
@@ -32,10 +35,12 @@ class Inputs:
         shuffle: bool,
         seed: int,
         temperature: float | Sequence[float] = 1.0,
+        required: Sequence[str] = (),
     ) -> None:
         if not inputs:
             raise ConfigError("there is no input to read: data.train is empty")
         self._dropped, self._shuffle, self._seed = dropped, shuffle, seed
+        self._required = tuple(required)
         depth = _depth(inputs)
         levels = [temperature] * depth if isinstance(temperature, (int, float)) else list(temperature)
         if len(levels) != depth:
@@ -74,10 +79,14 @@ class Inputs:
         return LazyIteratorMultiplexer(*streams, weights=weights, seed=self._seed)
 
     def _open(self, item: InputConfig, temperatures: Sequence[float]) -> Iterable[Cut]:
-        options: dict[str, Any] = {"shuffle": self._shuffle, "seed": self._seed}
+        options: dict[str, Any] = {"shuffle": self._shuffle, "seed": self._seed, "required": self._required}
+        slots = {**item.slots, **read_slots(item.tags)}
         if item.type == "group":
-            cuts = self._mix(item.inputs, temperatures)
-        elif item.type == "hf_dataset":
+            members = [replace(member, slots={**slots, **member.slots}) for member in item.inputs]
+            cuts = self._mix(members, temperatures)
+            return _Tagged(cuts, item.tags) if item.tags else cuts
+        item = replace(item, slots=slots)
+        if item.type == "hf_dataset":
             cuts = HuggingFaceDataset(item, self._dropped, **options)
         elif item.type == "nemo_manifest" and item.tar:
             cuts = TarredNemoManifest(item, self._dropped, **options)
@@ -125,19 +134,30 @@ class _Tagged:
             yield cut
 
 
-def _lhotse(item: InputConfig, *, shuffle: bool, seed: int) -> Iterable[Cut]:
+class _Slotted:
+    """Fills in the prompt slots of cuts from elsewhere."""
+
+    def __init__(self, cuts: Iterable[Cut], item: InputConfig, required: Sequence[str]) -> None:
+        self._cuts, self._item, self._required = cuts, item, required
+
+    def __iter__(self) -> Iterator[Cut]:
+        for cut in self._cuts:
+            yield fill_slots(cut, self._item.slots, self._required, f"{self._item.path}, cut {cut.id}")
+
+
+def _lhotse(item: InputConfig, *, shuffle: bool, seed: int, required: Sequence[str]) -> Iterable[Cut]:
     paths = [Path(path) for path in expand(item.path)]
     for path in paths:
         if not path.exists():
             raise ManifestError(f"{path}: no such {item.type.replace('_', ' ')}")
     if item.type == "lhotse_shar":
         fields = _shar_fields(paths)
-        return CutSet.from_shar(fields=fields, shuffle_shards=shuffle, seed=seed, stateful_shuffle=True)
+        shar = CutSet.from_shar(fields=fields, shuffle_shards=shuffle, seed=seed, stateful_shuffle=True)
+        return _Slotted(shar, item, required)
     streams = [
         CutSet.from_file(path) if path.suffix == ".json" else CutSet.from_jsonl_lazy(path) for path in paths
     ]
-    cuts: CutSet = streams[0] if len(streams) == 1 else CutSet(_Chain(streams))
-    return cuts
+    return _Slotted(streams[0] if len(streams) == 1 else _Chain(streams), item, required)
 
 
 def _shar_fields(folders: Sequence[Path]) -> dict[str, list[str]]:
