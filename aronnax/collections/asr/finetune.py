@@ -215,7 +215,9 @@ def _with_vocabulary(
         if fresh_is_mean:
             tensor[: len(rows)] = source[:old_size].mean(dim=0)
         tensor[new_index] = source[old_index]
-        tensor[len(rows) :] = source[old_size:]
+        # The blank and the durations; rows that only round the number up are not worth keeping.
+        if len(tensor) - len(rows) == len(source) - old_size:
+            tensor[len(rows) :] = source[old_size:]
     grown.source = model.source
     return grown.train(model.training)
 
@@ -224,6 +226,7 @@ def _vocabulary_tensors(model: SpeechRecognizer) -> set[str]:
     """Names of the tensors with a row a piece: those whose shape follows the vocabulary's size."""
     cls: Any = type(model)
     with torch.device("meta"):
-        other = cls(replace(model.config, vocab_size=model.config.vocab_size + 1))
+        # Eight more, since some models round the number of their outputs up.
+        other = cls(replace(model.config, vocab_size=model.config.vocab_size + 8))
     shapes = {name: tensor.shape for name, tensor in other.state_dict().items()}
     return {name for name, tensor in model.state_dict().items() if tensor.shape != shapes[name]}

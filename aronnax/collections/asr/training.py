@@ -83,7 +83,10 @@ def build_model(
     if not isinstance(start, str):
         if config.tokenizer.extends:
             raise ConfigError("tokenizer.add and add_count extend a checkpoint's tokenizer: set init_from")
-        tokenizer = choose_tokenizer(config.tokenizer, config.data, output, resuming=resuming)
+        form = str(section.get("prompt_format", "canary2"))
+        tokenizer = choose_tokenizer(
+            config.tokenizer, config.data, output, resuming=resuming, prompt_format=form
+        )
         made: Any = model_class(_type(kind))
         typed = _fresh_config(config, tokenizer.vocab_size)
         fresh: SpeechRecognizer = made(typed, tokenizer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from aronnax.collections.asr.finetune import extend_tokenizer, replace_tokenizer
 from aronnax.collections.asr.recognizer import SpeechRecognizer
@@ -16,6 +16,12 @@ from aronnax.collections.common.text import (
     extend,
     tokenizer_from_assets,
     train_sentencepiece,
+)
+from aronnax.collections.common.text.prompts import (
+    CanaryTokenizer,
+    first_generation,
+    second_generation,
+    train_canary_tokenizer,
 )
 from aronnax.core.errors import ConfigError
 
@@ -29,10 +35,20 @@ class TokenizerSection:
 
     path: str | None = None
     """An existing tokenizer: a folder with `tokenizer.yaml` or `tokenizer.model`, or a SentencePiece file."""
-    kind: Literal["bpe", "unigram", "char", "characters"] | None = None
-    """Train one on the training transcripts: SentencePiece BPE, unigram or char, or plain characters."""
+    kind: Literal["bpe", "unigram", "char", "characters", "canary", "canary_aggregate"] | None = None
+    """Train one on the training transcripts: SentencePiece BPE, unigram or char, or plain characters. For prompted
+    models: `canary` is one SentencePiece model with the special tokens among its pieces, `canary_aggregate` one for
+    each language beside a block of special tokens."""
     vocab_size: int = 1024
-    """Pieces to train."""
+    """Pieces to train: in all, or for each language of a `canary_aggregate`."""
+    pieces: Literal["bpe", "unigram", "char"] = "bpe"
+    """Kind of the SentencePiece models of a `canary` tokenizer."""
+    languages: tuple[str, ...] = ()
+    """Languages a `canary` tokenizer has tokens for, in order; those of the training data's slots where not given."""
+    frames: int = 0
+    """Time marks `<|0|>`, `<|1|>`, ... of a `canary` tokenizer, one an encoder frame; 900 in the published ones."""
+    specials: tuple[str, ...] = ()
+    """Further special tokens of a `canary` tokenizer, such as `<|custom|>`."""
     lower: bool = False
     """Lower-case the texts of a trained SentencePiece model."""
     add: tuple[str, ...] = ()
@@ -58,9 +74,17 @@ class TokenizerSection:
 
 
 def choose_tokenizer(
-    section: TokenizerSection, data: DataConfig, output: Path, *, resuming: bool = False
+    section: TokenizerSection,
+    data: DataConfig,
+    output: Path,
+    *,
+    resuming: bool = False,
+    prompt_format: str = "canary2",
 ) -> Tokenizer:
-    """The tokenizer `path` names, or one trained on the transcripts, which is then kept below `output`."""
+    """The tokenizer `path` names, or one trained on the transcripts, which is then kept below `output`.
+
+    `prompt_format` decides which special tokens a `canary` tokenizer has.
+    """
     if resuming and (output / FOLDER).is_dir():
         return read_tokenizer(output / FOLDER)
     if section.path is not None:
@@ -70,7 +94,9 @@ def choose_tokenizer(
             "a model from scratch needs a tokenizer: set tokenizer.path, or tokenizer.kind to train one"
         )
     tokenizer: Tokenizer
-    if section.kind == "characters":
+    if section.kind in ("canary", "canary_aggregate"):
+        tokenizer = _prompted(section, data, prompt_format)
+    elif section.kind == "characters":
         tokenizer = CharacterTokenizer(sorted({char for text in transcripts(data) for char in text}))
     else:
         tokenizer = train_sentencepiece(
@@ -78,6 +104,40 @@ def choose_tokenizer(
         )
     write_tokenizer(tokenizer, output / FOLDER)
     return tokenizer
+
+
+def _prompted(section: TokenizerSection, data: DataConfig, prompt_format: str) -> CanaryTokenizer:
+    """A tokenizer with special tokens, its texts sorted by the language they are in."""
+    from aronnax.collections.common.data.slots import cut_slots
+
+    texts: dict[str, list[str]] = {}
+    spoken: dict[str, None] = {}
+    for cut, text in _texts(data):
+        slots = cut_slots(cut)
+        language = slots.get("target_lang") or slots.get("source_lang")
+        if language is None:
+            raise ConfigError(
+                f"tokenizer.kind {section.kind} needs the language of every text, and {cut.id} has no target_lang: "
+                "write it on the manifest's lines, or once for all as `slots` of the input"
+            )
+        texts.setdefault(language, []).append(text)
+        spoken[slots.get("source_lang") or language] = None
+    languages = section.languages or tuple(dict.fromkeys((*texts, *spoken)))
+    unlisted = [language for language in (*texts, *spoken) if language not in languages]
+    if unlisted:
+        raise ConfigError(
+            f"tokenizer.languages has {', '.join(languages)}, and the training data also {unlisted[0]}"
+        )
+    if prompt_format == "canary":
+        tokens = first_generation(languages)
+    else:
+        tokens = second_generation(languages, frames=section.frames, speakers=0, spare=0)
+    tokens += [token for token in section.specials if token not in tokens]
+    if section.kind == "canary":
+        everything = [text for group in texts.values() for text in group]
+        return train_canary_tokenizer(everything, section.vocab_size, tokens, section.pieces)
+    ordered = {language: texts[language] for language in languages if language in texts}
+    return train_canary_tokenizer(ordered, section.vocab_size, tokens, section.pieces)
 
 
 def with_tokenizer(
@@ -91,7 +151,8 @@ def with_tokenizer(
 ) -> SpeechRecognizer:
     """A loaded model with its tokenizer kept, extended or replaced as the section asks."""
     if section.path or section.kind:
-        tokenizer = choose_tokenizer(section, data, output, resuming=resuming)
+        form = getattr(model.config, "prompt_format", "canary2")
+        tokenizer = choose_tokenizer(section, data, output, resuming=resuming, prompt_format=form)
         say(f"tokenizer replaced: {tokenizer.vocab_size} pieces, their rows start afresh")
         return replace_tokenizer(model, tokenizer)
     if not section.extends:
@@ -102,8 +163,9 @@ def with_tokenizer(
         # The rows come from the checkpoint of the run; only their number matters here.
         return replace_tokenizer(model, read_tokenizer(output / FOLDER))
     texts: Iterator[str] = transcripts(data) if section.add_count else iter(())
+    inner = model.tokenizer.inner if isinstance(model.tokenizer, CanaryTokenizer) else model.tokenizer
     extended, rows = extend(
-        model.tokenizer, section.add, texts=texts, count=section.add_count, language=section.language
+        inner, section.add, texts=texts, count=section.add_count, language=section.language
     )
     write_tokenizer(extended, output / FOLDER)
     added = rows.count(-1)
@@ -126,6 +188,12 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 def transcripts(data: DataConfig) -> Iterator[str]:
     """The texts of the training inputs, each once, whatever their weights."""
+    for _, text in _texts(data):
+        yield text
+
+
+def _texts(data: DataConfig) -> Iterator[tuple[Any, str]]:
+    """The training cuts that have a text, each once, whatever their weights."""
     from aronnax.collections.common.data.filters import cut_text
     from aronnax.collections.common.data.report import Dropped
     from aronnax.collections.common.data.sources import Inputs
@@ -134,7 +202,7 @@ def transcripts(data: DataConfig) -> Iterator[str]:
     for cut in Inputs(inputs, Dropped(), shuffle=False, seed=0):
         text = cut_text(cut)
         if text:
-            yield text
+            yield cut, text
 
 
 def _unweighted(item: InputConfig) -> InputConfig:

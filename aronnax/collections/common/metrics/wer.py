@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from aronnax.collections.common.metrics.normaliser import normaliser
 from aronnax.core.errors import MissingExtraError, OptionError
 
 
@@ -143,25 +144,3 @@ def score(
     rows = tuple(score_utterance(clean(r), clean(h), i) for r, h, i in zip(references, hypotheses, names))
     words = sum((row.words for row in rows), ErrorCounts())
     return Score(words, sum((row.characters for row in rows), ErrorCounts()), rows)
-
-
-def _whisper(name: str) -> Callable[[str], str]:
-    try:
-        from whisper_normalizer.basic import BasicTextNormalizer
-        from whisper_normalizer.english import EnglishTextNormalizer
-    except ImportError as error:
-        raise MissingExtraError("whisper-normalizer", "train", "Whisper's text normalisation") from error
-    return EnglishTextNormalizer() if name == "whisper" else BasicTextNormalizer()
-
-
-def normaliser(name: str = "none") -> Callable[[str], str]:
-    """Returns the text normaliser of that name.
-
-    `none` keeps the text; `whisper` is Whisper's English normaliser (numbers to digits, spelling, no
-    punctuation), `whisper-basic` the one it uses for other languages. Raises OptionError for another name.
-    """
-    if name == "none":
-        return str
-    if name in ("whisper", "whisper-basic"):
-        return _whisper(name)
-    raise OptionError(f"no text normaliser is named {name!r}; there are none, whisper, whisper-basic")

@@ -159,7 +159,7 @@ def _rates(scores: Mapping[str, float]) -> str:
 
 
 def _is_share(name: str) -> bool:
-    return any(part.endswith(("wer", "cer", "der")) for part in name.split("/"))
+    return any(share in part.split("_") for part in name.split("/") for share in ("wer", "cer", "der"))
 
 
 def _write_scores(trainer: Trainer, output: Path, scores: Mapping[str, Mapping[str, float]]) -> None:
