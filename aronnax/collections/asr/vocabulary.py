@@ -47,6 +47,9 @@ class TokenizerSection:
     """Languages a `canary` tokenizer has tokens for, in order; those of the training data's slots where not given."""
     frames: int = 0
     """Time marks `<|0|>`, `<|1|>`, ... of a `canary` tokenizer, one an encoder frame; 900 in the published ones."""
+    published_layout: bool = False
+    """Lay out the special tokens of a `canary` tokenizer as the published models do: for `canary2` all ISO languages,
+    900 time marks, 16 speakers, in all 1152."""
     specials: tuple[str, ...] = ()
     """Further special tokens of a `canary` tokenizer, such as `<|custom|>`."""
     lower: bool = False
@@ -129,7 +132,9 @@ def _prompted(section: TokenizerSection, data: DataConfig, prompt_format: str) -
             f"tokenizer.languages has {', '.join(languages)}, and the training data also {unlisted[0]}"
         )
     if prompt_format == "canary":
-        tokens = first_generation(languages)
+        tokens = first_generation(languages, spare=16 if section.published_layout else 0)
+    elif section.published_layout:
+        tokens = second_generation()
     else:
         tokens = second_generation(languages, frames=section.frames, speakers=0, spare=0)
     tokens += [token for token in section.specials if token not in tokens]
