@@ -20,10 +20,11 @@ from lhotse.cut import Cut
 
 from aronnax.collections.common.data.config import DataConfig, InputConfig, read_inputs
 from aronnax.collections.common.data.filters import cut_language, cut_text
+from aronnax.collections.common.data.mixing import tempered
 from aronnax.collections.common.data.nemo_cuts import expand
 from aronnax.collections.common.data.preparing import Notes, prepare, write_parts
 from aronnax.collections.common.data.report import Dropped
-from aronnax.collections.common.data.sources import Inputs, tempered
+from aronnax.collections.common.data.sources import Inputs
 from aronnax.core.config import from_dict
 from aronnax.core.errors import ConfigError, ManifestError
 

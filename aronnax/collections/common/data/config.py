@@ -45,6 +45,8 @@ class InputConfig:
     """hf_dataset: read from the hub while training instead of downloading first."""
     inputs: tuple[InputConfig, ...] = ()
     """group: its members."""
+    temperature: float | None = None
+    """group: the temperature among its members, instead of the one `data.temperature` has for this level."""
 
     def __post_init__(self) -> None:
         if self.type == "group" and not self.inputs:
@@ -53,6 +55,10 @@ class InputConfig:
             raise ConfigError(f"an input of type {self.type} needs a `path`")
         if self.type != "group" and self.inputs:
             raise ConfigError(f"`inputs` belongs to a group, not to an input of type {self.type}")
+        if self.type != "group" and self.temperature is not None:
+            raise ConfigError(f"`temperature` belongs to a group, not to an input of type {self.type}")
+        if self.temperature is not None:
+            _check_temperature(self.temperature)
         if self.tar and self.type != "nemo_manifest":
             raise ConfigError(f"`tar` belongs to a nemo_manifest, not to an input of type {self.type}")
         if self.weight is not None and self.weight <= 0:
@@ -99,6 +105,10 @@ class BatchingConfig:
     """Upper edges in seconds, or [seconds, tokens] pairs for 2-D buckets; `aronnax bins` prints them."""
     bucket_batch_sizes: tuple[int, ...] = ()
     """A fixed number of recordings for each of bucket_duration_bins; longer recordings are left out."""
+    bucket_max_tokens_per_second: tuple[float, ...] = ()
+    """For each of bucket_duration_bins; recordings with more are left out as outliers, which cost much memory."""
+    batch_tokens: int | None = None
+    """2-D buckets without fixed sizes: tokens in a batch with padding counted; beside batch_duration or alone."""
     buffer_size: int = 10_000
     """Recordings held in all buckets together; more of them shuffle better."""
     concurrent: bool = True
@@ -118,15 +128,31 @@ class BatchingConfig:
                 f"bucket_batch_sizes has {len(sizes)} values and bucket_duration_bins {len(bins)}; "
                 "fixed sizes need one for each bin"
             )
-        if sizes and (self.batch_duration is not None or self.batch_size is not None):
+        if self.bucket_max_tokens_per_second and len(self.bucket_max_tokens_per_second) != len(bins):
             raise ConfigError(
-                "bucket_batch_sizes already fixes the batches; leave out batch_duration and batch_size"
+                f"bucket_max_tokens_per_second has {len(self.bucket_max_tokens_per_second)} values and "
+                f"bucket_duration_bins {len(bins)}; it needs one for each bin"
             )
-        if self.two_dimensional and not sizes:
+        limits = (self.batch_duration, self.batch_size, self.batch_tokens)
+        if sizes and any(limit is not None for limit in limits):
             raise ConfigError(
-                "2-D bucket_duration_bins need bucket_batch_sizes, one for each [seconds, tokens]"
+                "bucket_batch_sizes already fixes the batches; leave out batch_duration, batch_size and batch_tokens"
             )
-        for name in ("batch_duration", "batch_size", "quadratic_duration", "buckets", "buffer_size"):
+        if self.two_dimensional and not sizes and all(limit is None for limit in limits):
+            raise ConfigError(
+                "2-D bucket_duration_bins need bucket_batch_sizes, one for each [seconds, tokens], "
+                "or batch_duration and batch_tokens"
+            )
+        if self.batch_tokens is not None and not self.two_dimensional:
+            raise ConfigError("batch_tokens needs bucket_duration_bins of [seconds, tokens]")
+        for name in (
+            "batch_duration",
+            "batch_size",
+            "batch_tokens",
+            "quadratic_duration",
+            "buckets",
+            "buffer_size",
+        ):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{name} is {value}; it must be above 0")
@@ -135,6 +161,11 @@ class BatchingConfig:
     def two_dimensional(self) -> bool:
         """Whether buckets have an upper edge in tokens too."""
         return any(isinstance(edge, tuple) for edge in self.bucket_duration_bins)
+
+    @property
+    def closed(self) -> bool:
+        """Whether recordings beyond the last bucket are left out."""
+        return self.two_dimensional or bool(self.bucket_batch_sizes)
 
 
 @dataclass(frozen=True)
@@ -168,6 +199,9 @@ class DataConfig:
     """Batches each of them holds ready."""
 
     def __post_init__(self) -> None:
+        levels = self.temperature if isinstance(self.temperature, tuple) else (self.temperature,)
+        for temperature in levels:
+            _check_temperature(temperature)
         object.__setattr__(self, "train", read_inputs(self.train, "data.train"))
         sets = self.validation if isinstance(self.validation, Mapping) else None
         if sets is None or "type" in sets or "path" in sets:
@@ -176,6 +210,13 @@ class DataConfig:
             self,
             "validation",
             {name: read_inputs(value, f"data.validation.{name}") for name, value in sets.items()},
+        )
+
+
+def _check_temperature(temperature: float) -> None:
+    if temperature < 0:
+        raise ConfigError(
+            f"temperature {temperature:g} must not be below 0: 1 keeps weights, 0 makes them equal"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 
 from lhotse.cut import Cut
@@ -26,7 +27,9 @@ class CutFilter:
         tokenizer: Tokenizer | None = None,
     ) -> None:
         self.config, self.dropped, self.tokenizer = config, dropped, tokenizer
-        self.bins = batching.bucket_duration_bins if batching.bucket_batch_sizes else ()
+        self.bins = batching.bucket_duration_bins if batching.closed else ()
+        self._edges = [edge[0] if isinstance(edge, tuple) else edge for edge in batching.bucket_duration_bins]
+        self._rates = batching.bucket_max_tokens_per_second
         self._counts_tokens = needs_tokens(config, batching)
         if self._counts_tokens and tokenizer is None:
             raise OptionError("filters by tokens and 2-D buckets need the tokenizer")
@@ -68,7 +71,12 @@ class CutFilter:
     def _token_reason(self, cut: Cut) -> str | None:
         limits = self.config
         rate = count_tokens(cut, self.tokenizer) / cut.duration
-        return _outside(rate, limits.min_tokens_per_second, limits.max_tokens_per_second, "tokens")
+        found = _outside(rate, limits.min_tokens_per_second, limits.max_tokens_per_second, "tokens")
+        if found is None and self._rates:
+            bucket = min(bisect_left(self._edges, cut.duration), len(self._edges) - 1)
+            if rate > self._rates[bucket]:
+                return "with far more tokens a second than others of its length"
+        return found
 
     def _bin_reason(self, cut: Cut) -> str | None:
         if not self.bins:
@@ -86,7 +94,9 @@ class CutFilter:
 def needs_tokens(config: FilterConfig, batching: BatchingConfig) -> bool:
     """Whether the number of tokens matters before a batch is read."""
     limits = (config.min_tokens_per_second, config.max_tokens_per_second)
-    return batching.two_dimensional or any(limit is not None for limit in limits)
+    if batching.two_dimensional or batching.bucket_max_tokens_per_second:
+        return True
+    return any(limit is not None for limit in limits)
 
 
 def note_tokens(cut: Cut, tokenizer: Tokenizer) -> Cut:

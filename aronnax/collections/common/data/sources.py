@@ -9,10 +9,10 @@ from typing import Any
 
 from lhotse import CutSet
 from lhotse.cut import Cut
-from lhotse.lazy import LazyIteratorMultiplexer, LazyRepeater
 
 from aronnax.collections.common.data.config import InputConfig
 from aronnax.collections.common.data.hf_cuts import HuggingFaceDataset
+from aronnax.collections.common.data.mixing import Chain, Endless, Interleaved, tempered
 from aronnax.collections.common.data.nemo_cuts import NemoManifest, TarredNemoManifest, expand
 from aronnax.collections.common.data.report import Dropped
 from aronnax.collections.common.data.slots import fill_slots, read_slots
@@ -48,42 +48,44 @@ class Inputs:
                 f"temperature has {len(levels)} values and the inputs {depth} levels of groups; give one for each"
             )
         self.endless = any(_weighted(inputs))
-        self._cuts = self._mix(inputs, levels)
+        self._cuts = self._mix(inputs, levels, "inputs")
 
     def __iter__(self) -> Iterator[Cut]:
         return iter(self._cuts)
 
-    def _mix(self, inputs: Sequence[InputConfig], temperatures: Sequence[float]) -> Iterable[Cut]:
-        streams = [self._open(item, temperatures[1:]) for item in inputs]
+    def _mix(self, inputs: Sequence[InputConfig], temperatures: Sequence[float], place: str) -> Iterable[Cut]:
+        """Members of a group, or the inputs on top, as one stream; `place` seeds each level on its own."""
+        streams = [
+            self._open(item, temperatures[1:], f"{place}.{index}") for index, item in enumerate(inputs)
+        ]
         if all(item.weight is None for item in inputs):
-            return self._once(streams)
+            return self._once(streams, place)
         if any(item.weight is None for item in inputs):
             names = [item.path or "a group" for item in inputs if item.weight is None]
             raise ConfigError(
                 f"either all inputs of a group have a weight or none; {', '.join(names)} have none"
             )
-        weights = tempered([item.weight or 0.0 for item in inputs], temperatures[0])
-        repeated = [LazyRepeater(stream) for stream in streams]
-        if len(repeated) == 1:
-            return repeated[0]
-        return LazyIteratorMultiplexer(*repeated, weights=weights, seed=self._seed)
+        weights = [item.weight or 0.0 for item in inputs]
+        return Endless(streams, tempered(weights, temperatures[0]), f"{self._seed} {place}")
 
-    def _once(self, streams: Sequence[Iterable[Cut]]) -> Iterable[Cut]:
+    def _once(self, streams: Sequence[Iterable[Cut]], place: str) -> Iterable[Cut]:
         if len(streams) == 1:
             return streams[0]
         if not self._shuffle:
-            return _Chain(streams)
+            return Chain(streams)
         # In proportion to their sizes, so that none runs out long before the others.
         sizes = [size_of(stream) for stream in streams]
-        weights = [1.0 if size is None else float(size) for size in sizes]
-        return LazyIteratorMultiplexer(*streams, weights=weights, seed=self._seed)
+        shares = [1.0 if size is None else float(max(1, size)) for size in sizes]
+        return Interleaved(streams, shares, f"{self._seed} {place}")
 
-    def _open(self, item: InputConfig, temperatures: Sequence[float]) -> Iterable[Cut]:
+    def _open(self, item: InputConfig, temperatures: Sequence[float], place: str) -> Iterable[Cut]:
         options: dict[str, Any] = {"shuffle": self._shuffle, "seed": self._seed, "required": self._required}
         slots = {**item.slots, **read_slots(item.tags)}
         if item.type == "group":
             members = [replace(member, slots={**slots, **member.slots}) for member in item.inputs]
-            cuts = self._mix(members, temperatures)
+            if item.temperature is not None:
+                temperatures = [item.temperature, *temperatures[1:]]
+            cuts = self._mix(members, temperatures, place)
             return _Tagged(cuts, item.tags) if item.tags else cuts
         item = replace(item, slots=slots)
         if item.type == "hf_dataset":
@@ -97,26 +99,11 @@ class Inputs:
         return _Tagged(cuts, item.tags) if item.tags else cuts
 
 
-def tempered(weights: Sequence[float], temperature: float) -> list[float]:
-    """Weights raised to a power and normalised to the sum 1: power 1 keeps their proportions, 0 makes them equal."""
-    powers = [weight**temperature for weight in weights]
-    return [power / sum(powers) for power in powers]
-
-
 def size_of(cuts: Iterable[Cut]) -> int | None:
     """How many cuts there are, where that is known without reading them."""
     if isinstance(cuts, _Tagged):
         return size_of(cuts.cuts)
     return len(cuts) if isinstance(cuts, (NemoManifest, list, tuple)) else None
-
-
-class _Chain:
-    def __init__(self, streams: Sequence[Iterable[Cut]]) -> None:
-        self._streams = streams
-
-    def __iter__(self) -> Iterator[Cut]:
-        for stream in self._streams:
-            yield from stream
 
 
 class _Tagged:
@@ -157,7 +144,7 @@ def _lhotse(item: InputConfig, *, shuffle: bool, seed: int, required: Sequence[s
     streams = [
         CutSet.from_file(path) if path.suffix == ".json" else CutSet.from_jsonl_lazy(path) for path in paths
     ]
-    return _Slotted(streams[0] if len(streams) == 1 else _Chain(streams), item, required)
+    return _Slotted(streams[0] if len(streams) == 1 else Chain(streams), item, required)
 
 
 def _shar_fields(folders: Sequence[Path]) -> dict[str, list[str]]:
