@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from aronnax.core.config import nearest
@@ -40,7 +39,7 @@ class Slot:
 
     name: str
     kind: Literal["language", "switch", "choice", "text"]
-    values: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    values: Mapping[str, str] = field(default_factory=dict)
     default: str | None = None
 
     def render(self, value: Any) -> str:
@@ -88,8 +87,14 @@ class PromptFormat:
     slots: Mapping[str, Slot]
     template: tuple[str, ...]
     partial: tuple[str, ...] = ()
-    aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    aliases: Mapping[str, str] = field(default_factory=dict)
     derive: Callable[[dict[str, str]], dict[str, str]] = dict
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied and sent to other processes by name, so that models that hold a format can be, too."""
+        from aronnax.collections.common.text.prompts.formats import prompt_format
+
+        return prompt_format, (self.name,)
 
     def resolve(self, slots: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> dict[str, str]:
         """Every slot's token (or text): given, else from `defaults`, else the format's own.
