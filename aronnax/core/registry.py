@@ -53,7 +53,6 @@ _NEMO_WRITERS = {
     "sortformer": f"{_DIARIZATION}.sortformer.nemo",
 }
 _NOT_YET = {
-    "EncDecMultiTaskModel": "a Canary attention encoder-decoder",
     "EncDecHybridRNNTCTCBPEModelWithPrompt": "a prompted hybrid transducer",
     "EncDecRNNTBPEModelWithPrompt": "a prompted transducer",
     "EncDecSpeakerLabelModel": "a speaker or language recogniser",
@@ -111,6 +110,8 @@ class NemoFamily:
     """Our assets -> {dotted configuration key: (file name, content)} of the archive."""
     rename: Rename = field(default=_same_name)
     """Tensor name in the archive -> ours, or None to leave the tensor out."""
+    companions: Mapping[str, str] = field(default_factory=dict)
+    """Second models an archive may hold: the beginning of their files' names -> our field, module and folder."""
 
 
 class Layout(Protocol):

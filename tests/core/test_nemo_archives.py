@@ -424,7 +424,6 @@ def test_a_mislabelled_configuration_is_named_by_its_shapes(good: Members, targe
     ("name", "said"),
     [
         ("EncDecMultiTaskModel", "a Canary attention encoder-decoder"),
-        ("SortformerEncLabelModel", "a Sortformer diarizer"),
         ("EncDecSpeakerLabelModel", "a speaker or language recogniser"),
     ],
 )

@@ -63,6 +63,12 @@ class FastConformer(nn.Module):
     ) -> EncoderOutput:
         """features [B, T, F], lengths [B] -> states [B, T', D], lengths [B]."""
         x, lengths = self.pre_encode(features, lengths.to(torch.int64))
+        return self.encode_frames(x, lengths, attention=attention, all_layers=all_layers)
+
+    def encode_frames(
+        self, x: Tensor, lengths: Tensor, *, attention: Attention | None = None, all_layers: bool = False
+    ) -> EncoderOutput:
+        """The layers alone: frames [B, T', D] that `pre_encode` made, lengths [B] -> states [B, T', D]."""
         frames = x.shape[1]
         if frames == 0:
             return EncoderOutput(x, lengths, (x,) * len(self.layers) if all_layers else None)

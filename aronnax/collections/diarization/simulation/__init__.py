@@ -1,0 +1,1 @@
+"""Sessions of several speakers, made from recordings of single ones."""

@@ -1,0 +1,94 @@
+"""The post-norm Transformer encoder of Sortformer, with NeMo's parameter names.
+
+`B` batch, `T` frames, `D` width, `H` heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aronnax.collections.common.nn.linear import Dropout, Linear
+from aronnax.collections.common.nn.masks import any_padding, valid_frames
+from aronnax.collections.common.nn.windows import MASKED
+from aronnax.collections.diarization.sortformer.config import TransformerConfig
+
+
+class TransformerEncoder(nn.Module):
+    """Attention over all frames, without positions: order comes from the encoder before it."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.n_layers))
+
+    def forward(self, x: Tensor, lengths: Tensor, right: int | None = None) -> Tensor:
+        """x [B, T, D], lengths [B] -> [B, T, D]; with `right`, a frame sees no further ahead than that."""
+        bias = _bias(x, lengths, right)
+        for layer in self.layers:
+            x = layer(x, bias)
+        return x
+
+
+class TransformerLayer(nn.Module):
+    """Attention, residual, norm; feed-forward, residual, norm."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.layer_norm_1 = nn.LayerNorm(config.width)
+        self.first_sub_layer = SelfAttention(config)
+        self.layer_norm_2 = nn.LayerNorm(config.width)
+        self.second_sub_layer = FeedForward(config)
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x [B, T, D], `bias` [B, 1, 1 or T, T] added to the scores -> [B, T, D]."""
+        x = self.layer_norm_1(x + self.first_sub_layer(x, bias))
+        return self.layer_norm_2(x + self.second_sub_layer(x))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads, self.dropout = config.n_heads, config.dropout_att
+        self.query_net = Linear(config.width, config.width)
+        self.key_net = Linear(config.width, config.width)
+        self.value_net = Linear(config.width, config.width)
+        self.out_projection = Linear(config.width, config.width)
+        self.layer_dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        query, key, value = (
+            net(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for net in (self.query_net, self.key_net, self.value_net)
+        )
+        dropout = self.dropout if self.training else 0.0
+        seen = F.scaled_dot_product_attention(query, key, value, bias, dropout_p=dropout)
+        return self.layer_dropout(self.out_projection(seen.transpose(1, 2).flatten(2)))
+
+
+class FeedForward(nn.Module):
+    """Linear, activation, linear."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.dense_in = Linear(config.width, config.inner)
+        self.dense_out = Linear(config.inner, config.width)
+        self.activation = {"relu": F.relu, "gelu": F.gelu}[config.activation]
+        self.layer_dropout = Dropout(config.dropout_ff)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        return self.layer_dropout(self.dense_out(self.activation(self.dense_in(x))))
+
+
+def _bias(x: Tensor, lengths: Tensor, right: int | None) -> Tensor | None:
+    frames = x.shape[1]
+    if right is None and not any_padding(lengths, frames):
+        return None
+    seen = valid_frames(lengths, frames)[:, None, :]
+    if right is not None:
+        seen = seen & torch.ones(frames, frames, dtype=torch.bool, device=x.device).tril(right)
+    return torch.zeros(seen.shape, dtype=x.dtype, device=x.device).masked_fill_(~seen, MASKED)[:, None]

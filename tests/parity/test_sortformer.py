@@ -1,0 +1,144 @@
+"""Sortformer archives written by NeMo 3.0.0 give the same probabilities here, offline and in every streaming profile.
+
+Tolerances: 1e-4 on probabilities and on projections of the speaker cache; the frames each compression keeps are
+identical. The archives and NeMo's outputs are made by tests/parity/make/sortformer.py.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import aronnax
+from aronnax.collections.diarization.sortformer import speaker_cache
+from aronnax.collections.diarization.sortformer.model import SortformerModel
+from aronnax.collections.diarization.sortformer.streaming import PROFILES
+
+FIXTURES = Path(__file__).parent / "fixtures" / "sortformer"
+MAKE = Path(__file__).parent / "make" / "sortformer.py"
+# 750 steps take a quarter of a minute.
+FAST_PROFILES = [pytest.param(0.32, marks=pytest.mark.slow), 1.04, 10.0, 30.4]
+
+
+@cache
+def made() -> dict[str, Any]:
+    return runpy.run_path(str(MAKE))
+
+
+@cache
+def sessions() -> tuple[torch.Tensor, torch.Tensor]:
+    found: tuple[torch.Tensor, torch.Tensor] = made()["sessions"]()
+    return found
+
+
+def close(ours: torch.Tensor, theirs: np.ndarray) -> None:
+    torch.testing.assert_close(ours.double(), torch.from_numpy(theirs).double(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@torch.inference_mode()
+def test_offline_probabilities_of_a_ragged_batch_equal_those_of_each_row_alone_in_nemo(version: str) -> None:
+    model = aronnax.load(FIXTURES / f"sortformer_{version}.nemo")
+    truth = np.load(FIXTURES / f"sortformer_{version}.npz")
+    found = model(*sessions())
+    for row, frames in enumerate(found.lengths.tolist()):
+        probabilities = found.probabilities[row, :frames]
+        close(probabilities[:: made()["STRIDE"]], truth[f"offline{row}"])
+        close(probabilities.double().mean(0), truth[f"offline_mean{row}"])
+
+
+@pytest.mark.parametrize("latency", PROFILES)
+@torch.inference_mode()
+def test_streaming_keeps_the_frames_and_gives_the_probabilities_of_nemo(
+    latency: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = aronnax.load(FIXTURES / "sortformer_v2.nemo")
+    truth = np.load(FIXTURES / f"stream_{latency}.npz")
+    kept: list[speaker_cache.Compressed] = []
+    compress = speaker_cache.compress
+
+    def recorded(*args: Any, **options: Any) -> speaker_cache.Compressed:
+        kept.append(compress(*args, **options))
+        return kept[-1]
+
+    monkeypatch.setattr(speaker_cache, "compress", recorded)
+    signal, lengths = sessions()
+    project = made()["projection"]
+    for row, length in enumerate(lengths.tolist()):
+        kept.clear()
+        found = model.forward_streaming(
+            signal[row : row + 1, :length], lengths[row : row + 1], PROFILES[latency]
+        )
+        close(found.probabilities[0, :: made()["STRIDE"]], truth[f"stream{latency}_{row}"])
+        close(found.probabilities[0].double().mean(0), truth[f"stream_mean{latency}_{row}"])
+        indices = torch.cat([item.indices for item in kept])
+        # A recording's last step changes nothing that is heard.
+        assert indices.tolist() == truth[f"indices{latency}_{row}"].tolist()
+        close(
+            torch.cat([item.frames for item in kept]) @ project(item_width(kept)),
+            truth[f"cache{latency}_{row}"],
+        )
+        close(torch.cat([item.probabilities for item in kept]) @ project(4), truth[f"heard{latency}_{row}"])
+
+
+def item_width(kept: list[speaker_cache.Compressed]) -> int:
+    return kept[0].frames.shape[2]
+
+
+@pytest.mark.parametrize("latency", FAST_PROFILES)
+@torch.inference_mode()
+def test_a_ragged_batch_streams_as_each_row_alone(latency: float) -> None:
+    model = aronnax.load(FIXTURES / "sortformer_v2.nemo")
+    truth = np.load(FIXTURES / f"stream_{latency}.npz")
+    found = model.forward_streaming(*sessions(), PROFILES[latency])
+    for row, frames in enumerate(found.lengths.tolist()):
+        close(found.probabilities[row, : frames : made()["STRIDE"]], truth[f"stream{latency}_{row}"])
+
+
+@pytest.mark.parametrize("latency", FAST_PROFILES)
+@torch.inference_mode()
+def test_an_asynchronous_model_streams_as_nemos_asynchronous_one(latency: float) -> None:
+    from dataclasses import replace
+
+    model = aronnax.load(FIXTURES / "sortformer_v2.nemo")
+    model.config = replace(model.config, asynchronous=True)
+    truth = np.load(FIXTURES / f"stream_{latency}.npz")
+    found = model.forward_streaming(*sessions(), PROFILES[latency])
+    for row, frames in enumerate(found.lengths.tolist()):
+        close(found.probabilities[row, : frames : made()["STRIDE"]], truth[f"async{latency}_{row}"])
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_the_configuration_survives_the_way_to_nemo_and_back(version: str, tmp_path: Path) -> None:
+    model = aronnax.load(FIXTURES / f"sortformer_{version}.nemo")
+    again = aronnax.load(model.save_nemo(tmp_path / "again.nemo"))
+    folder = aronnax.load(model.save_pretrained(tmp_path / "folder"))
+    assert again.config == model.config == folder.config
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+@pytest.mark.slow
+def test_nemo_restores_what_we_save(tmp_path: Path) -> None:
+    python = os.environ.get("ARONNAX_NEMO_PYTHON")
+    if not python:
+        pytest.skip("ARONNAX_NEMO_PYTHON does not name a Python with NeMo: run `make parity`")
+    models: dict[str, SortformerModel] = {}
+    for version in ("v1", "v2"):
+        models[version] = aronnax.load(FIXTURES / f"sortformer_{version}.nemo")
+        models[version].save_nemo(tmp_path / f"{version}.nemo")
+    subprocess.run([python, str(MAKE), "--outputs", str(tmp_path)], check=True, capture_output=True)
+    for version in models:
+        written, truth = (
+            np.load(path) for path in (tmp_path / f"{version}.npz", FIXTURES / f"sortformer_{version}.npz")
+        )
+        for name in truth:
+            np.testing.assert_allclose(written[name], truth[name], atol=1e-5)
