@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from aronnax.collections.asr.confidence import confidence
 from aronnax.collections.asr.ctc.decoding import ctc_greedy
 from aronnax.collections.asr.ctc.head import CTCHead
 from aronnax.collections.asr.transducer.decoding import TransducerDecoder
 from aronnax.collections.asr.transducer.joint import Joint, JointConfig
 from aronnax.collections.asr.transducer.loss import rnnt_loss, tdt_loss
 from aronnax.collections.asr.transducer.prediction import PredictionConfig, PredictionNetwork
+from aronnax.collections.common.nn.confidence import confidence
 
 FIXTURE = np.load(Path(__file__).resolve().parent / "fixtures" / "heads.npz")
 LENGTHS = torch.from_numpy(FIXTURE["lengths"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aronnax.collections.asr.confidence import confidence
+from aronnax.collections.common.nn.confidence import confidence
 from aronnax.collections.asr.ctc.decoding import ctc_greedy
 from aronnax.core.errors import OptionError
 

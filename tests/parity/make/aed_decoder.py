@@ -75,10 +75,18 @@ def main() -> None:
     with typecheck.disable_checks():
         for name, (pre_ln, final, learned, activation) in SHAPES.items():
             decoder = TransformerDecoderNM(
-                vocab_size=VOCABULARY, hidden_size=WIDTH, num_layers=LAYERS, inner_size=INNER, num_attention_heads=HEADS,
-                max_sequence_length=LONGEST, num_token_types=0, learn_positional_encodings=learned, hidden_act=activation,
-                pre_ln=pre_ln, pre_ln_final_layer_norm=final,
-            )  # fmt: skip
+                vocab_size=VOCABULARY,
+                hidden_size=WIDTH,
+                num_layers=LAYERS,
+                inner_size=INNER,
+                num_attention_heads=HEADS,
+                max_sequence_length=LONGEST,
+                num_token_types=0,
+                learn_positional_encodings=learned,
+                hidden_act=activation,
+                pre_ln=pre_ln,
+                pre_ln_final_layer_norm=final,
+            )
             head = TokenClassifier(WIDTH, VOCABULARY)
             randomised(decoder, 0.4)
             randomised(head, 0.4)

@@ -1,7 +1,7 @@
 """The Transformer decoder of Canary models, its head, and their teacher-forced pass; names and numbers are NeMo's.
 
-Legend: `B` batch, `U` tokens, `T` encoder frames, `D` width, `H` heads, `V` vocabulary. One token at a time, with caches:
-`stepping.py`.
+Legend: `B` batch, `U` tokens, `T` encoder frames, `D` width, `H` heads, `K` width of a head, `V` vocabulary.
+The cached decoding of one token at a time is in `stepping.py`.
 
     decoder = TransformerDecoder(TransformerDecoderConfig(n_layers=4), vocab_size=5248)
     head = TokenClassifier(1024, 5248)
@@ -12,6 +12,7 @@ Legend: `B` batch, `U` tokens, `T` encoder frames, `D` width, `H` heads, `V` voc
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,9 @@ from torch.nn import functional as F
 from aronnax.collections.common.nn.linear import Dropout, Linear
 from aronnax.collections.common.nn.masks import any_padding, valid_frames
 from aronnax.core.errors import ConfigError, OptionError
+
+Attend = Callable[[Tensor], Tensor]
+"""From the normalised input of an attention to its output."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,12 @@ class TokenEmbedding(nn.Module):
         x = self.token_embedding(tokens) + table[: tokens.shape[1]]
         return self.dropout(self.layer_norm(x))
 
+    def at(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """One token [B] a row, at its position [B] -> [B, 1, D]."""
+        table = self.position_embedding.table
+        x = self.token_embedding(tokens) + table.index_select(0, positions)
+        return self.layer_norm(x)[:, None]
+
 
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention with four projections."""
@@ -130,12 +140,20 @@ class MultiHeadAttention(nn.Module):
         query, key, value = self.project(x, memory)
         dropout = self.attention_dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(query, key, value, bias, dropout_p=dropout, is_causal=causal)
-        return self.dropout(self.out_projection(out.transpose(1, 2).flatten(2)))
+        return self.dropout(self.leave(out))
+
+    def heads_of(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, H, K]."""
+        return x.unflatten(-1, (self.heads, -1))
+
+    def leave(self, out: Tensor) -> Tensor:
+        """[B, H, U, K] -> [B, U, D], through the last projection."""
+        return self.out_projection(out.transpose(1, 2).flatten(2))
 
     def project(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [B, H, U, K], keys and values [B, H, T, K]."""
         parts = (self.query_net(x), self.key_net(memory), self.value_net(memory))
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        query, key, value = (self.heads_of(part).transpose(1, 2) for part in parts)
         return query, key, value
 
     def weights(self, x: Tensor, memory: Tensor, bias: Tensor | None) -> Tensor:
@@ -177,18 +195,22 @@ class DecoderLayer(nn.Module):
         self, x: Tensor, states: Tensor, bias: Tensor | None, seen: list[Tensor] | None = None
     ) -> Tensor:
         """x [B, U, D] and states [B, T, D] -> [B, U, D]; cross-attention weights are added to `seen`."""
+
+        def across(normed: Tensor) -> Tensor:
+            if seen is not None:
+                seen.append(self.second_sub_layer.weights(normed, states, bias))
+            return self.second_sub_layer(normed, states, bias)
+
+        return self.run(x, lambda normed: self.first_sub_layer(normed, normed, None, causal=True), across)
+
+    def run(self, x: Tensor, back: Attend, across: Attend) -> Tensor:
+        """The layer with given ways to look back at tokens and across at encoder states."""
         if self.pre_ln:
-            normed = self.layer_norm_1(x)
-            x = x + self.first_sub_layer(normed, normed, None, causal=True)
-            normed = self.layer_norm_2(x)
-        else:
-            x = normed = self.layer_norm_1(x + self.first_sub_layer(x, x, None, causal=True))
-        if seen is not None:
-            seen.append(self.second_sub_layer.weights(normed, states, bias))
-        x = x + self.second_sub_layer(normed, states, bias)
-        if self.pre_ln:
+            x = x + back(self.layer_norm_1(x))
+            x = x + across(self.layer_norm_2(x))
             return x + self.third_sub_layer(self.layer_norm_3(x))
-        x = self.layer_norm_2(x)
+        x = self.layer_norm_1(x + back(x))
+        x = self.layer_norm_2(x + across(x))
         return self.layer_norm_3(x + self.third_sub_layer(x))
 
 
@@ -234,6 +256,16 @@ class TransformerDecoder(nn.Module):
         self._embedding = TokenEmbedding(config, vocab_size)
         self._decoder = DecoderStack(config)
         self.reset_parameters()
+
+    @property
+    def embedding(self) -> TokenEmbedding:
+        """Tokens and positions."""
+        return self._embedding
+
+    @property
+    def stack(self) -> DecoderStack:
+        """The layers."""
+        return self._decoder
 
     @property
     def token_embedding(self) -> nn.Embedding:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aronnax.collections.asr.confidence import check_measure, confidence
+from aronnax.collections.common.nn.confidence import check_measure, confidence
 from aronnax.collections.asr.hypothesis import Hypothesis
 
 

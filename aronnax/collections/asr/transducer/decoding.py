@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aronnax.collections.asr.confidence import check_measure
-from aronnax.collections.asr.confidence import confidence as measured
+from aronnax.collections.common.nn.confidence import check_measure
+from aronnax.collections.common.nn.confidence import confidence as measured
 from aronnax.collections.asr.hypothesis import Hypothesis
 from aronnax.collections.asr.transducer.graphs import GraphPool
 from aronnax.collections.asr.transducer.greedy import (
