@@ -1,4 +1,4 @@
-"""Greedy transducer decoding alone, beside NeMo: same weights, same encoder states, tokens compared.
+"""Greedy transducer decoding alone, beside NeMo and transformers: same weights and encoder states, tokens compared.
 
 ARONNAX_NEMO_PYTHON=/path/to/nemo/bin/python python benchmarks/decoding.py [--repeats N] [--threads N]
 
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hugging import ParakeetDecoder
 from peers import Peer, alternate, nemo_python, save, seconds
 
 from aronnax.collections.asr.hypothesis import Hypothesis
@@ -37,6 +38,9 @@ def make(durations: tuple[int, ...]) -> tuple[PredictionNetwork, Joint]:
     joint = Joint(JointConfig(hidden=HIDDEN), WIDTH, HIDDEN, VOCABULARY, len(durations)).eval()
     with torch.no_grad():
         joint.output.weight.mul_(8.0)
+        # transformers does not bound the tokens of a TDT frame, and a random model would repeat some for ever: a
+        # token without duration is therefore made improbable, as it is in trained models.
+        joint.output.bias[VOCABULARY + 1 : VOCABULARY + 2] -= 100.0
     return network, joint
 
 
@@ -71,14 +75,21 @@ def compare(head: str, repeats: int, threads: int) -> list[dict[str, Any]]:
         peer = Peer(nemo_python(), "nemo_heads.py")
         peer.call("threads", number=threads)
         peer.call("build", weights=weights, states=inputs, durations=list(durations), max_symbols=MAX_SYMBOLS)
+        parakeet = ParakeetDecoder(network, joint, durations, MAX_SYMBOLS)
         for batch in (1, 8, 32):
-            rows.append(timed(head, rate, decoder, states[:batch], peer, repeats))
+            rows.append(timed(head, rate, decoder, states[:batch], peer, parakeet, repeats))
         peer.close()
     return rows
 
 
 def timed(
-    head: str, rate: float, decoder: TransducerDecoder, states: torch.Tensor, peer: Peer, repeats: int
+    head: str,
+    rate: float,
+    decoder: TransducerDecoder,
+    states: torch.Tensor,
+    peer: Peer,
+    parakeet: ParakeetDecoder,
+    repeats: int,
 ) -> dict[str, Any]:
     """One row of the table."""
     batch, frames, _ = states.shape
@@ -88,12 +99,15 @@ def timed(
         return decoder(states, lengths, confidence=confidence)[0]
 
     theirs = peer.call("decode", batch=batch)
-    same = theirs["tokens"] == [h.tokens for h in ours()] and theirs["frames"] == [h.frames for h in ours()]
+    found = ours()
+    same = theirs["frames"] == [h.frames for h in found]
+    same = same and theirs["tokens"] == [h.tokens for h in found] == parakeet(states)
     times = alternate(
         {
             "aronnax": lambda: seconds(ours),
             "with confidence": lambda: seconds(lambda: ours("tsallis")),
             "nemo": lambda: peer.call("decode", batch=batch)["seconds"],
+            "transformers": lambda: seconds(lambda: parakeet(states)),
         },
         repeats,
     )
@@ -101,6 +115,7 @@ def timed(
     print(
         f"{head:5} batch {batch:2}  aronnax {times['aronnax'] * 1e3:7.1f} ms (with confidence "
         f"{times['with confidence'] * 1e3:7.1f})  NeMo {times['nemo'] * 1e3:8.1f} ms  ratio {ratio:5.1f}  "
+        f"transformers {times['transformers'] * 1e3:8.1f} ms  "
         f"tokens and frames {'equal' if same else 'DIFFER'}",
         flush=True,
     )

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hugging import parakeet_encoder
 from peers import Peer, alternate, nemo_python, save, seconds
 from torch import Tensor, nn
 
@@ -26,43 +27,6 @@ from aronnax.collections.common.nn.linear import linear
 from aronnax.core.quantise import quantise
 
 FRAMES = 1000
-RENAMED = {
-    "pre_encode.conv.": "subsampling.layers.",
-    "pre_encode.out.": "subsampling.linear.",
-    "self_attn.linear_pos.": "self_attn.relative_k_proj.",
-    "self_attn.linear_out.": "self_attn.o_proj.",
-    "self_attn.linear_": "self_attn.",
-    "self_attn.pos_bias_": "self_attn.bias_",
-    "conv.batch_norm.": "conv.norm.",
-}
-
-
-def transformers_encoder(encoder: FastConformer) -> nn.Module:
-    """transformers' ParakeetEncoder with the weights of `encoder`."""
-    from transformers import ParakeetEncoder, ParakeetEncoderConfig
-
-    config = encoder.config
-    theirs = ParakeetEncoder(
-        ParakeetEncoderConfig(
-            hidden_size=config.d_model,
-            num_hidden_layers=config.n_layers,
-            num_attention_heads=config.n_heads,
-            intermediate_size=config.d_model * config.ff_expansion_factor,
-            conv_kernel_size=config.conv_kernel_size,
-            subsampling_conv_channels=config.subsampling_conv_channels,
-            num_mel_bins=config.feat_in,
-            scale_input=config.xscaling,
-        )
-    )
-    state = {}
-    for name, value in encoder.state_dict().items():
-        for old, new in RENAMED.items():
-            name = name.replace(old, new)
-        for letter in "qkv":
-            name = name.replace(f"self_attn.{letter}.", f"self_attn.{letter}_proj.")
-        state[name] = value
-    theirs.load_state_dict(state)
-    return theirs.eval()
 
 
 def products(encoder: FastConformer, frames: int) -> float:
@@ -128,7 +92,7 @@ def measure(repeats: int, threads: int) -> dict[str, dict[str, float]]:
         models = {
             "fp32": encoder,
             "int8": quantise(copy.deepcopy(encoder)),
-            "transformers": transformers_encoder(encoder),
+            "transformers": parakeet_encoder(encoder),
         }
     features, lengths = torch.randn(8, FRAMES, config.feat_in), torch.full((8,), FRAMES)
     results = {}

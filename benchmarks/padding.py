@@ -18,6 +18,7 @@ from itertools import islice
 import numpy as np
 import torch
 from lhotse.cut import Cut
+from peers import save
 
 from aronnax.collections.asr.batch import SpeechBatch, speech_data
 from aronnax.collections.asr.ctc.loss import losses
@@ -99,11 +100,15 @@ def main() -> None:
     print(f"{len(cuts)} recordings, {hours:.1f} h, batches of {options.batch_duration:g} s with padding")
     print("| buckets | padded frames | batches a pass | steps/s | speech s/s |")
     print("|---|---|---|---|---|")
+    rows = {}
     for buckets in (1, 30):
         share, batches = padded_share(cuts, buckets, options.batch_duration)
         steps, speech = train(cuts, buckets, options.batch_duration, options.steps)
         name = "none" if buckets == 1 else str(buckets)
         print(f"| {name} | {share:.1%} | {batches} | {steps:.2f} | {speech:.1f} |")
+        rows[name] = {"padded": share, "batches": batches, "steps a second": steps, "speech a second": speech}
+    size = {"recordings": len(cuts), "hours": hours, "batch seconds": options.batch_duration}
+    save("padding", {**size, "steps": options.steps, "threads": torch.get_num_threads(), "buckets": rows})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Whole transcription beside NeMo: the same FastConformer-L TDT weights and 10 s clips, fp32 and int8, batch 1, 8.
+"""Whole transcription beside NeMo and transformers: the same FastConformer-L TDT weights and 10 s clips, batch 1, 8.
 
-Both sides go from samples in memory to text through their public `transcribe`. The machine's fp32 matrix limit is
+All go from samples in memory to text: NeMo and aronnax through their `transcribe` (aronnax in fp32 and with int8
+weights), transformers through its feature extractor and `generate`. The machine's fp32 matrix limit is
 printed too: the encoder's multiplications alone, done at the best speed a large matrix product reaches here.
 
     ARONNAX_NEMO_PYTHON=.venv-parity/bin/python python benchmarks/transcription.py
@@ -14,6 +15,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from hugging import Parakeet
 from peers import Peer, alternate, nemo_python, save, seconds
 
 import aronnax
@@ -52,13 +54,17 @@ def measure(repeats: int) -> dict[str, dict[str, float]]:
             f"FastConformer-L TDT, random weights, {rate:.1f} tokens a second; {torch.get_num_threads()} threads"
         )
         models = {"fp32": aronnax.load(path), "int8": aronnax.load(path, weights="int8")}
+        parakeet = Parakeet(models["fp32"])
         rows = {}
         for batch in (1, 8):
             signals = [(signal, RATE) for signal in np.load(audio)[:batch]]
             reference = peer.call("transcribe", clips=audio, batch=batch)["texts"]
             ours = [str(result) for result in models["fp32"].transcribe(signals, batch_size=batch)]
-            assert ours == reference, "the texts differ: a speed comparison would mean nothing"
+            hugging = [signal for signal, _ in signals]
+            if not ours == reference == parakeet.transcribe(hugging, RATE):
+                raise SystemExit("the texts differ: a speed comparison would mean nothing")
             sides = {"NeMo": lambda n=batch: peer.call("transcribe", clips=audio, batch=n)["seconds"]}
+            sides["transformers"] = partial(seconds, partial(parakeet.transcribe, hugging, RATE))
             for name, model in models.items():
                 call = partial(model.transcribe, signals, batch_size=batch, timestamps=False, confidence=None)
                 sides[f"aronnax {name}"] = partial(seconds, call)

@@ -151,6 +151,9 @@ def _calibrate(signal: torch.Tensor) -> float:
         input_signal=signal, input_signal_length=torch.full((len(signal),), signal.shape[1])
     )
     bias = _model.joint.joint_net[-1].bias
+    # transformers does not bound the tokens of a frame, and a random model would repeat some for ever: a token
+    # without duration is therefore made improbable, as it is in trained models.
+    bias[VOCABULARY + 1 : VOCABULARY + 2] -= 100.0
     seconds, rate, low, high = signal.numel() / 16000, 0.0, -20.0, 60.0
     for _ in range(14):
         bias[VOCABULARY] = (low + high) / 2
