@@ -18,9 +18,6 @@ from aronnax.collections.common.nn.masks import valid_frames
 from aronnax.collections.common.text.prompts import CanaryTokenizer, Prompted, PromptFormat, prompt_format
 from aronnax.core.errors import ManifestError, OptionError
 
-NON_SPEECH = "nonspeech"
-"""Custom field of a cut without speech: its empty text is meant, whatever the prompt asks for."""
-
 
 @dataclass
 class CanaryBatch(SpeechBatch):
@@ -144,7 +141,7 @@ class ExaminePrompts:
         self.make, self.most_tokens = make, most_tokens
 
     def __call__(self, cut: Any) -> str | None:
-        from aronnax.collections.common.data.filters import cut_text, note_number
+        from aronnax.collections.common.data.filters import cut_text, is_non_speech, note_number
 
         text = cut_text(cut)
         if text is None:
@@ -156,6 +153,6 @@ class ExaminePrompts:
             return f"with more tokens than the decoder's maximum of {self.most_tokens}"
         slots = self.make.slots(cut)
         translated = slots.get("source_lang") != slots.get("target_lang")
-        if translated and not text.strip() and not (cut.custom or {}).get(NON_SPEECH):
-            return f"with an empty translation (say {NON_SPEECH}: true if there is nothing to translate)"
+        if translated and not text.strip() and not is_non_speech(cut):
+            return "with an empty translation (a line without speech says nonspeech: true)"
         return None

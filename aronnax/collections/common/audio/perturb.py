@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from lhotse.cut import Cut, MonoCut
 
 
+GENERATED = "generated"
+"""Stands for noises made by a program in place of a manifest of recorded ones."""
+
+
 @dataclass(frozen=True)
 class PerturbConfig:
     """What may happen to each training recording, in this order; the default leaves all as they are."""
@@ -39,7 +43,7 @@ class PerturbConfig:
     rir_probability: float = 0.5
     """Share of recordings put into a room, where `rir` is given."""
     noise: str | None = None
-    """Manifest of noises (NeMo's or Lhotse's)."""
+    """Manifest of noises (NeMo's or Lhotse's), or `generated` for white, pink and brown noise and hum."""
     noise_probability: float = 0.5
     """Share of recordings noise is added to, where `noise` is given."""
     noise_snr_db: tuple[float, float] = (10.0, 30.0)
@@ -68,7 +72,7 @@ def perturb_cuts(cuts: CutSet, config: PerturbConfig, seed: int = 0) -> CutSet:
     """
     for manifest in (config.noise, config.rir):
         if manifest is not None:
-            _manifest_cuts(manifest)
+            manifest_cuts(manifest)
     return cuts.map(_Perturb(config, seed))
 
 
@@ -121,15 +125,20 @@ class _Perturb:
         if chances[1] < config.gain_probability:
             cut = change_gain(cut, gain)
         if config.rir is not None and chances[2] < config.rir_probability:
-            cut = add_room(cut, _manifest_cuts(config.rir), draws)
+            cut = add_room(cut, manifest_cuts(config.rir), draws)
         if config.noise is not None and chances[3] < config.noise_probability:
-            cut = add_noise(cut, _manifest_cuts(config.noise), snr, draws)
+            cut = add_noise(cut, manifest_cuts(config.noise), snr, draws)
         return cut
 
 
 @lru_cache(maxsize=16)
-def _manifest_cuts(path: str) -> tuple[MonoCut, ...]:
+def manifest_cuts(path: str) -> tuple[MonoCut, ...]:
     """Return the recordings of a NeMo or Lhotse manifest as cuts of their first channel."""
+    if path == GENERATED:
+        # Imported here: this module lies below the data's.
+        from aronnax.collections.common.data.non_speech import generated_noises
+
+        return tuple(generated_noises())
     from lhotse import CutSet, MonoCut, Recording, load_manifest
 
     from aronnax.collections.common.data.manifest import read_manifest

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aronnax.collections.common.audio.perturb import PerturbConfig
+from aronnax.collections.common.data.non_speech import NonSpeechConfig
 from aronnax.collections.common.data.slots import checked_slots
 from aronnax.core.config import from_dict
 from aronnax.core.errors import ConfigError
@@ -187,6 +188,8 @@ class DataConfig:
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     perturb: PerturbConfig = field(default_factory=PerturbConfig)
     """Changes of speed, loudness, room and noise; of the training recordings only."""
+    non_speech: NonSpeechConfig = field(default_factory=NonSpeechConfig)
+    """Recordings without speech among the training recordings."""
     validation_batch_size: int = 16
     """Recordings in a validation batch, at most."""
     temperature: float | tuple[float, ...] = 1.0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from lhotse.cut import Cut
 
 from aronnax.collections.common.data.config import BatchingConfig, FilterConfig
+from aronnax.collections.common.data.non_speech import NON_SPEECH
 from aronnax.collections.common.data.report import Dropped
 from aronnax.collections.common.text import Tokenizer
 from aronnax.core.errors import OptionError
@@ -56,6 +57,8 @@ class CutFilter:
         text = cut_text(cut)
         if text is None:
             return "without a transcript"
+        if is_non_speech(cut):
+            return self._bin_reason(cut)
         if not text.strip() and not limits.allow_empty_text:
             return "with an empty transcript"
         found = _outside(
@@ -143,6 +146,11 @@ def cut_text(cut: Cut) -> str | None:
 def cut_language(cut: Cut) -> str | None:
     """The language of a cut's first supervision that has one."""
     return next((s.language for s in cut.supervisions if s.language), None)
+
+
+def is_non_speech(cut: Cut) -> bool:
+    """Whether a cut is marked as one without speech, so that its empty text is right."""
+    return bool((cut.custom or {}).get(NON_SPEECH))
 
 
 def cut_name(cut: Cut) -> str:

@@ -16,7 +16,15 @@ from torch.utils.data import DataLoader, Sampler
 
 from aronnax.collections.common.audio.perturb import PerturbConfig, perturb_cuts
 from aronnax.collections.common.data.config import BatchingConfig, Bin, DataConfig, FilterConfig
-from aronnax.collections.common.data.filters import CutFilter, Examine, cut_name, needs_tokens, note_tokens
+from aronnax.collections.common.data.filters import (
+    CutFilter,
+    Examine,
+    cut_name,
+    is_non_speech,
+    needs_tokens,
+    note_number,
+    note_tokens,
+)
 from aronnax.collections.common.data.loading import (
     Batch,
     DataStats,
@@ -26,6 +34,7 @@ from aronnax.collections.common.data.loading import (
     TrainingLoader,
     keep,
 )
+from aronnax.collections.common.data.non_speech import mix_non_speech
 from aronnax.collections.common.data.report import Dropped
 from aronnax.collections.common.data.sampling import BucketSampler, bins_of
 from aronnax.collections.common.data.sources import Inputs
@@ -135,8 +144,20 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
             cuts = (note_tokens(cut, tokenizer) for cut in cuts)
         if self.config.perturb != PerturbConfig():
             cuts = perturb_cuts(CutSet(_Once(cuts)), self.config.perturb, seed)
+        if self.config.non_speech.share:
+            # After perturbing, since noise over silence teaches nothing new.
+            cuts = self._with_non_speech(cuts, seed)
         keep_fitting = CutFilter(self.config.filters, self.config.batching, self.dropped, self.tokenizer)
         return keep_fitting(cuts)
+
+    def _with_non_speech(self, cuts: Iterable[Cut], seed: int) -> Iterator[Cut]:
+        config = self.config
+        for cut in mix_non_speech(cuts, config.non_speech, config.sample_rate, seed):
+            if is_non_speech(cut) and self._examine is not None:
+                self._examine(cut)
+            elif is_non_speech(cut):
+                note_number(cut, 0)
+            yield cut
 
     def _examined(self, cuts: Iterable[Cut], dropped: Dropped) -> Iterator[Cut]:
         examine = self._examine

@@ -1,4 +1,4 @@
-"""Tones that stand for words, transcribed in `en` (`a b`) and "translated" to `de` (`x y`); tiny Canary runs on them."""
+"""Tones that stand for words, transcribed (`a b`) and "translated" to `de` (`vau weh`); tiny Canary runs on them."""
 
 from __future__ import annotations
 
