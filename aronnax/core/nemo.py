@@ -6,7 +6,9 @@ import re
 import tarfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from aronnax.core import registry
 from aronnax.core.archive import Archive, open_archive
+from aronnax.core.config import from_dict, to_dict
 from aronnax.core.errors import CheckpointError, ConfigError
 from aronnax.core.files import cannot_save, replaced_file
 from aronnax.core.parts import Parts
@@ -37,25 +40,56 @@ def read(path: Path) -> Parts:
     """
     with open_archive(path, WEIGHTS) as archive:
         nemo = _config(archive)
-        family = _family(nemo, path)
-        try:
-            config = family.config_from_nemo(nemo)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
-        assets = family.assets_from_nemo(nemo, _reader(archive))
-        tensors = _weights(archive, family)
-    return Parts(
+        parts, family = _parts(archive, nemo, WEIGHTS)
+        used = [WEIGHTS]
+        for prefix, name in family.companions.items():
+            weights = f"{prefix}_weights.ckpt"
+            if nemo.get(f"restore_{prefix}", True) and weights in archive.regions:
+                parts = _joined(
+                    parts, name, _parts(archive, _config(archive, f"{prefix}_config.yaml"), weights)[0]
+                )
+                used.append(weights)
+        return replace(parts, notes=_left_out(archive, used))
+
+
+def _parts(archive: Archive, nemo: dict[str, Any], weights: str) -> tuple[Parts, registry.NemoFamily]:
+    """One model of an archive."""
+    path = archive.path
+    family = _family(nemo, path)
+    try:
+        config = family.config_from_nemo(nemo)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    parts = Parts(
         where=str(path),
         model_type=family.model_type,
         config=config,
-        assets=assets,
-        tensors=tensors,
-        notes=_second_models(archive),
+        assets=family.assets_from_nemo(nemo, _reader(archive)),
+        tensors=_weights(archive, family, weights),
         details={
             "format": f".nemo ({archive.kind})",
             "NeMo class": str(nemo["target"]).rpartition(".")[2],
             "written by": f"NeMo {nemo.get('nemo_version', 'of unknown version')}",
         },
+    )
+    return parts, family
+
+
+def _joined(parts: Parts, name: str, second: Parts) -> Parts:
+    """A model's parts with those of a second one under `name`; ConfigError if that is of a family it cannot be."""
+    config = to_dict(parts.config) | {name: to_dict(second.config)}
+    try:
+        joined = from_dict(type(parts.config), config)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{parts.where}: the second model, a {second.model_type}, does not fit: {error}"
+        ) from None
+    return replace(
+        parts,
+        config=joined,
+        assets=parts.assets | {f"{name}/{file}": content for file, content in second.assets.items()},
+        tensors=parts.tensors | {f"{name}.{key}": tensor for key, tensor in second.tensors.items()},
+        details=parts.details | {name: f"{second.details['NeMo class']} in the same archive"},
     )
 
 
@@ -68,6 +102,29 @@ def read_config(path: Path) -> dict[str, Any]:
 def save(model: Model, path: Path) -> Path:
     """Write `model` as a `.nemo` archive, atomically; CheckpointError if NeMo has no counterpart for it."""
     family = registry.nemo_writer(model.model_type)
+    state = model.state_dict()
+    small, large = _members(model, CONFIG), {WEIGHTS: state}
+    for prefix, name in family.companions.items():
+        second = getattr(model, name)
+        if second is not None:
+            small |= _members(second, f"{prefix}_config.yaml")
+            large[f"{prefix}_weights.ckpt"] = second.state_dict()
+            large[WEIGHTS] = {key: value for key, value in state.items() if not key.startswith(f"{name}.")}
+    try:
+        with replaced_file(path) as file:
+            for name, content in small.items():
+                _add_bytes(file, name, content)
+            for name, tensors in large.items():
+                _add(file, name, partial(save_weights, tensors))
+            file.write(b"\0" * (2 * tarfile.BLOCKSIZE))
+    except RuntimeError as error:  # torch.save reports a failed write as one
+        raise cannot_save(path, error) from error
+    return path
+
+
+def _members(model: Model, config_name: str) -> dict[str, bytes]:
+    """The configuration of one model and the files it refers to, by their names in the archive."""
+    family = registry.nemo_writer(model.model_type)
     assets = model.assets()
     nemo = family.config_to_nemo(model.config, assets)
     files: dict[str, bytes] = {}
@@ -75,15 +132,7 @@ def save(model: Model, path: Path) -> Path:
         hashed = f"{uuid.uuid4().hex}_{PurePosixPath(name).name}"
         files[hashed] = content
         _put(nemo, key, f"nemo:{hashed}")
-    try:
-        with replaced_file(path) as file:
-            for name, content in {CONFIG: dump_yaml(nemo).encode(), **files}.items():
-                _add_bytes(file, name, content)
-            _add(file, WEIGHTS, lambda out: save_weights(model.state_dict(), out))
-            file.write(b"\0" * (2 * tarfile.BLOCKSIZE))
-    except RuntimeError as error:  # torch.save reports a failed write as one
-        raise cannot_save(path, error) from error
-    return path
+    return {config_name: dump_yaml(nemo).encode(), **files}
 
 
 def _add_bytes(file: BinaryIO, name: str, content: bytes) -> None:
@@ -118,13 +167,13 @@ def _add(file: BinaryIO, name: str, write: Callable[[Any], Any]) -> None:
     file.write(b"\0" * (-info.size % tarfile.BLOCKSIZE))
 
 
-def _config(archive: Archive) -> dict[str, Any]:
-    if CONFIG not in archive.sizes:
-        raise CheckpointError(f"{archive.path} holds no {CONFIG}: it is not a NeMo checkpoint")
-    if archive.sizes[CONFIG] > MAX_BYTES:
-        raise CheckpointError(f"{archive.path}: {CONFIG} is larger than any configuration")
+def _config(archive: Archive, name: str = CONFIG) -> dict[str, Any]:
+    if name not in archive.sizes:
+        raise CheckpointError(f"{archive.path} holds no {name}: it is not a NeMo checkpoint")
+    if archive.sizes[name] > MAX_BYTES:
+        raise CheckpointError(f"{archive.path}: {name} is larger than any configuration")
     try:
-        nemo = parse_mapping(archive.read(CONFIG), f"{archive.path}: {CONFIG}")
+        nemo = parse_mapping(archive.read(name), f"{archive.path}: {name}")
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
     if isinstance(nemo.get("model"), dict) and "encoder" not in nemo:
@@ -184,22 +233,22 @@ def _reader(archive: Archive) -> registry.ReadFile:
     return read_file
 
 
-def _weights(archive: Archive, family: registry.NemoFamily) -> dict[str, Tensor]:
-    if WEIGHTS not in archive.regions:
-        raise CheckpointError(f"{archive.path} holds no {WEIGHTS}: the archive is incomplete")
+def _weights(archive: Archive, family: registry.NemoFamily, member: str) -> dict[str, Tensor]:
+    if member not in archive.regions:
+        raise CheckpointError(f"{archive.path} holds no {member}: the archive is incomplete")
     tensors = {}
-    for name, tensor in read_weights(archive.regions[WEIGHTS], str(archive.path)).items():
+    for name, tensor in read_weights(archive.regions[member], str(archive.path)).items():
         ours = family.rename(name)
         if ours is not None:
             tensors[ours] = tensor
     return tensors
 
 
-def _second_models(archive: Archive) -> tuple[str, ...]:
+def _left_out(archive: Archive, used: Collection[str]) -> tuple[str, ...]:
     return tuple(
         f"a second model in the archive was left out: {name} ({size / 1e6:.0f} MB)"
         for name, size in archive.sizes.items()
-        if name != WEIGHTS and is_weights_name(name)
+        if name not in used and is_weights_name(name)
     )
 
 

@@ -44,12 +44,14 @@ _NEMO = {
     "EncDecRNNTBPEModel": f"{_ASR}.transducer.nemo",
     "EncDecHybridRNNTCTCModel": f"{_ASR}.hybrid.nemo",
     "EncDecHybridRNNTCTCBPEModel": f"{_ASR}.hybrid.nemo",
+    "EncDecMultiTaskModel": f"{_ASR}.canary.nemo",
     "SortformerEncLabelModel": f"{_DIARIZATION}.sortformer.nemo",
 }
 _NEMO_WRITERS = {
     "ctc": f"{_ASR}.ctc.nemo",
     "transducer": f"{_ASR}.transducer.nemo",
     "hybrid": f"{_ASR}.hybrid.nemo",
+    "canary": f"{_ASR}.canary.nemo",
     "sortformer": f"{_DIARIZATION}.sortformer.nemo",
 }
 _NOT_YET = {
@@ -64,6 +66,7 @@ _TRANSFORMERS = {
     "parakeet_ctc": f"{_ASR}.transformers_layout",
     "parakeet_rnnt": f"{_ASR}.transformers_layout",
     "parakeet_tdt": f"{_ASR}.transformers_layout",
+    "canary": f"{_ASR}.canary.transformers_layout",
 }
 
 

@@ -423,7 +423,6 @@ def test_a_mislabelled_configuration_is_named_by_its_shapes(good: Members, targe
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("EncDecMultiTaskModel", "a Canary attention encoder-decoder"),
         ("EncDecSpeakerLabelModel", "a speaker or language recogniser"),
     ],
 )

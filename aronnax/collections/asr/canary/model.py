@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from aronnax.collections.asr.canary.config import CanaryConfig
 from aronnax.collections.asr.canary.decoder import TokenClassifier, TransformerDecoder
 from aronnax.collections.asr.canary.decoding import decode_prompted, generation_options
+from aronnax.collections.asr.canary.stepping import Stepper
 from aronnax.collections.asr.canary.timestamps import words_of_canary
 from aronnax.collections.asr.ctc.model import CTCModel
 from aronnax.collections.asr.encoder import EncoderOutput
@@ -59,6 +60,7 @@ class CanaryModel(SpeechRecognizer):
         self.transf_decoder = TransformerDecoder(config.decoder, config.outputs)
         self.log_softmax = TokenClassifier(said, config.outputs)
         self.log_softmax.tie(self.transf_decoder.token_embedding)
+        self.stepper = Stepper(self.transf_decoder, self.log_softmax)
         self.aligner = None if config.aligner is None else CTCModel(config.aligner, aligner_tokenizer)
         if self.aligner is not None:
             self.aligner.requires_grad_(False)
@@ -140,8 +142,8 @@ class CanaryModel(SpeechRecognizer):
         """Encoder states [B, T, D] with lengths [B] -> the best hypothesis a row; nothing is carried on.
 
         prompts: ids that each row's decoder starts with, from `encode_prompt`; they may differ in length.
-        None takes the model's defaults. generation: beam, length penalty, sampling. Hypotheses hold the answer alone, without its end, special tokens among
-        it. Raises OptionError for a prompt that leaves no room, or a `carry`.
+        None takes the model's defaults. generation: beam, length penalty, sampling. Hypotheses hold the answer
+        alone, special tokens among it, but not its end. Raises OptionError for a prompt that leaves no room.
         """
         self.choose_head(head)
         if carry is not None:
@@ -149,7 +151,8 @@ class CanaryModel(SpeechRecognizer):
         if prompts is None:
             prompts = [self.encode_prompt({}).prompt] * len(states)
         chosen = generation or generation_options(self.config)
-        return decode_prompted(self, states, lengths, prompts, chosen, confidence), None
+        found = decode_prompted(self, states, lengths, prompts, chosen, confidence)
+        return [best for best, *_ in found], None
 
     def words(self, hypothesis: Hypothesis, clock: Clock) -> list[Word]:
         """The words of a hypothesis with their times."""
@@ -195,10 +198,13 @@ class CanaryModel(SpeechRecognizer):
         """
         from aronnax.collections.asr.transcribing import collect
 
-        asked = dict(source_lang=source_lang, target_lang=target_lang, task=task, pnc=pnc, itn=itn)
         results = self.transcribe_iter(
             x,
-            **asked,
+            source_lang=source_lang,
+            target_lang=target_lang,
+            task=task,
+            pnc=pnc,
+            itn=itn,
             timestamps=timestamps,
             slots=slots,
             beam=beam,
@@ -240,7 +246,7 @@ class CanaryModel(SpeechRecognizer):
         from aronnax.collections.asr.canary.request import CanaryRequest
         from aronnax.collections.asr.transcribing import Options, transcribe_each
 
-        asked = dict(target_lang=target_lang, task=task, pnc=pnc, itn=itn)
+        asked = {"target_lang": target_lang, "task": task, "pnc": pnc, "itn": itn}
         request = CanaryRequest.checked(
             self,
             {"source_lang": source_lang or language, **asked, **(slots or {})},

@@ -8,24 +8,21 @@ They differ in one thing: a switch here takes every spelling of yes and no, wher
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from aronnax.collections.common.text.prompts.slots import PromptFormat, Slot
 from aronnax.core.config import nearest
 from aronnax.core.errors import OptionError
 
 TRANSCRIBE, TRANSLATE = "<|transcribe|>", "<|translate|>"
-TASKS: Mapping[str, str] = MappingProxyType(
-    {
-        "transcribe": TRANSCRIBE,
-        "asr": TRANSCRIBE,
-        TRANSCRIBE: TRANSCRIBE,
-        "translate": TRANSLATE,
-        "ast": TRANSLATE,
-        "s2t_translation": TRANSLATE,
-        TRANSLATE: TRANSLATE,
-    }
-)
+TASKS: Mapping[str, str] = {
+    "transcribe": TRANSCRIBE,
+    "asr": TRANSCRIBE,
+    TRANSCRIBE: TRANSCRIBE,
+    "translate": TRANSLATE,
+    "ast": TRANSLATE,
+    "s2t_translation": TRANSLATE,
+    TRANSLATE: TRANSLATE,
+}
 """Every spelling of a task, and its token."""
 
 _EMOTIONS = {
@@ -51,7 +48,7 @@ def _task_from_languages(values: dict[str, str]) -> dict[str, str]:
 
 
 def _slots(*slots: Slot) -> Mapping[str, Slot]:
-    return MappingProxyType({slot.name: slot for slot in slots})
+    return {slot.name: slot for slot in slots}
 
 
 _SOURCE, _TARGET = Slot("source_lang", "language"), Slot("target_lang", "language")
@@ -65,7 +62,7 @@ _CANARY = PromptFormat(
         Slot("pnc", "switch", default="<|pnc|>"),
     ),
     template=("<|startoftranscript|>", "{source_lang}", "{task}", "{target_lang}", "{pnc}"),
-    aliases=MappingProxyType({"taskname": "task"}),
+    aliases={"taskname": "task"},
     derive=_task_from_languages,
 )
 
@@ -73,7 +70,7 @@ _CANARY2 = PromptFormat(
     name="canary2",
     slots=_slots(
         Slot("decodercontext", "text", default=""),
-        Slot("emotion", "choice", MappingProxyType(_EMOTIONS), default="<|emo:undefined|>"),
+        Slot("emotion", "choice", _EMOTIONS, default="<|emo:undefined|>"),
         _SOURCE,
         _TARGET,
         Slot("pnc", "switch", default="<|pnc|>"),
@@ -94,8 +91,8 @@ _CANARY2 = PromptFormat(
         "{diarize}",
     ),
     partial=("<|startofcontext|>", "{decodercontext}", "<|startoftranscript|>"),
-    aliases=MappingProxyType({"context": "decodercontext"}),
+    aliases={"context": "decodercontext"},
 )
 
-PROMPT_FORMATS: Mapping[str, PromptFormat] = MappingProxyType({"canary": _CANARY, "canary2": _CANARY2})
+PROMPT_FORMATS: Mapping[str, PromptFormat] = {"canary": _CANARY, "canary2": _CANARY2}
 """Every format by its name in a checkpoint's configuration."""
