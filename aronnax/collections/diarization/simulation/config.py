@@ -37,8 +37,10 @@ class SimulationConfig:
     """Range each speaker's gain in a session is drawn from."""
     speeds: tuple[float, ...] = (1.0,)
     """Speeds, pitch with them, of which one is drawn for each speaker of a session: more voices from few people."""
-    room_probability: float = 0.0
-    """Share of sessions held in a simulated room, in which every speaker has a place."""
+    rooms: str | None = None
+    """Manifest of room impulse responses (NeMo's or Lhotse's); in a room every speaker has a response of its own."""
+    room_probability: float = 0.5
+    """Share of sessions held in a room, where `rooms` is given."""
 
     def __post_init__(self) -> None:
         if not self.speakers or min(self.speakers) < 1:

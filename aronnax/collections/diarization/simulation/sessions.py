@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aronnax.collections.common.audio.perturb import manifest_cuts
 from aronnax.collections.diarization.simulation.config import SimulationConfig
 from aronnax.collections.diarization.simulation.planning import Turn, plan_session
 from aronnax.collections.diarization.simulation.voices import Voices
@@ -16,9 +17,6 @@ from aronnax.core.files import replaced_file
 if TYPE_CHECKING:
     from lhotse import CutSet
     from lhotse.cut import Cut, MixedCut
-
-SEEDS = 1_000_000
-"""Number of simulated rooms, and of places in each."""
 
 
 class SimulatedSessions:
@@ -96,15 +94,13 @@ def _speakers_change(
     """The gain of each speaker, and in a room the way the sound goes from each place to the microphone."""
     names = sorted(speakers)
     gains = {name: 10 ** (rng.uniform(*config.gain_db) / 20) for name in names}
-    in_room = rng.random() < config.room_probability
-    room = rng.randrange(SEEDS)
-    places = {name: rng.randrange(SEEDS) for name in names}
+    in_room = rng.random() < config.room_probability and config.rooms is not None
+    rooms = manifest_cuts(config.rooms) if in_room and config.rooms else ()
+    places = {name: rng.choice(rooms).recording for name in names if rooms}
 
     def change(speaker: str, cut: Cut) -> Cut:
         cut = cut.perturb_volume(gains[speaker], affix_id=False)
-        if in_room:
-            cut = cut.reverb_rir(room_rng_seed=room, source_rng_seed=places[speaker], affix_id=False)
-        return cut
+        return cut.reverb_rir(rir_recording=places[speaker], affix_id=False) if places else cut
 
     return change
 
