@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,15 @@ from aronnax.cli.bins import bins
 from aronnax.cli.tokenizer import tokenizer
 from aronnax.collections.common.data.bins import estimate_bins, estimate_bins_2d, padding_share
 from aronnax.collections.common.data.config import BatchingConfig
-from aronnax.collections.common.data.measuring import read_tokenizer, simulate
+from aronnax.collections.common.data.measuring import measure, read_tokenizer, simulate, token_count
+from aronnax.collections.common.data.sampling import Edges
+from aronnax.collections.common.text.prompts import second_generation, train_canary_tokenizer
 from aronnax.core.config import from_dict
-from aronnax.core.errors import ManifestError
+from aronnax.core.errors import ManifestError, OptionError
+from tests.common.data.corpus import corpus
 
 Write = Callable[..., Path]
+NEMO = Path(__file__).parents[2] / "parity/fixtures/bins_2d.json"
 
 
 def test_every_bucket_holds_the_same_total_duration() -> None:
@@ -38,15 +43,34 @@ def test_durations_too_alike_give_fewer_buckets() -> None:
         estimate_bins([], 3)
 
 
-def test_two_dimensional_bins_cover_everything_and_rise() -> None:
-    generator = np.random.default_rng(1)
-    durations = generator.uniform(1, 10, 2000)
-    tokens = (durations * generator.uniform(1, 5, 2000)).astype(int) + 1
-    pairs = estimate_bins_2d(list(durations), [int(t) for t in tokens], 5, 3)
-    assert pairs == sorted(pairs)
-    assert len(pairs) == 15
-    for seconds, count in zip(durations, tokens):
-        assert any(seconds <= edge and count <= most for edge, most in pairs)
+@pytest.mark.parametrize("case", json.loads(NEMO.read_text()), ids=lambda case: case["kind"])
+def test_two_dimensional_bins_are_nemos(case: dict[str, Any]) -> None:
+    durations, tokens = corpus(case["seed"], case["count"], case["kind"])
+    ours = estimate_bins_2d(
+        durations, tokens, case["buckets"], case["sub_buckets"], max_duration=case["max_duration"]
+    )
+    assert [list(edge) for edge in ours.edges] == case["bins"]
+    assert ours.max_tokens_per_second == pytest.approx(case["max_tps"], abs=1e-6)
+
+
+def test_two_dimensional_bins_cover_all_but_outliers_and_hold_equal_shares() -> None:
+    durations, tokens = corpus(1, 20_000, "plain")
+    found = estimate_bins_2d(durations, tokens, 10, 2)
+    assert found.edges == sorted(found.edges)
+    assert len(found.edges) == 20
+    rates = np.array(tokens) / np.array(durations)
+    assert len(found.outliers) == pytest.approx(100, abs=10)
+    assert rates[found.outliers].min() > rates[np.setdiff1d(np.arange(20_000), found.outliers)].mean() * 2
+    ends = sorted({seconds for seconds, _ in found.edges})
+    totals = [sum(d for d in durations if low < d <= high) for low, high in zip([0.0, *ends], ends)]
+    np.testing.assert_allclose(totals, sum(durations) / 10, rtol=0.05)
+
+
+def test_recordings_that_all_speak_equally_fast_have_no_outlier() -> None:
+    found = estimate_bins_2d([1.0, 2.0, 3.0, 4.0], [2, 4, 6, 8], 2, 1)
+    assert found.outliers == []
+    with pytest.raises(ValueError, match="cannot fill 2 x 0 buckets"):
+        estimate_bins_2d([1.0], [1], 2, 0)
 
 
 def test_the_padding_share_counts_what_is_added() -> None:
@@ -78,10 +102,43 @@ def test_the_command_prints_two_dimensional_bins(
     tokenizer([path], tmp_path / "tokenizer", vocab_size=9, type="characters")
     assert read_tokenizer(tmp_path / "tokenizer").vocabulary == (" ", "a", "b", "c")
     capsys.readouterr()
-    bins([str(path)], buckets=3, batch_duration=5.0, tokenizer=tmp_path / "tokenizer", sub_buckets=2)
-    config = from_dict(BatchingConfig, yaml.safe_load(capsys.readouterr().out)["batching"])
+    options: dict[str, Any] = {"buckets": 3, "batch_duration": 5.0, "sub_buckets": 2, "two_dimensional": True}
+    options["tokenizer"] = tmp_path / "tokenizer"
+    bins([str(path)], plot=tmp_path / "waste.png", **options)
+    printed = capsys.readouterr().out
+    config = from_dict(BatchingConfig, yaml.safe_load(printed)["batching"])
     assert config.two_dimensional
-    assert len(config.bucket_batch_sizes) == len(config.bucket_duration_bins) >= 4
+    assert len(config.bucket_batch_sizes) == len(config.bucket_max_tokens_per_second) >= 4
+    assert "padding with as many 1-D buckets" in printed
+    assert (tmp_path / "waste.png").read_bytes()[:4] == b"\x89PNG"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    edges = Edges(config.bucket_duration_bins, config)
+    assert all(edges.bucket((line["duration"], len(line["text"]))) < edges.count for line in lines)
+    bins([str(path)], extra_tokens=7, **options)
+    longer = from_dict(BatchingConfig, yaml.safe_load(capsys.readouterr().out)["batching"])
+    assert max(edge[1] for edge in longer.bucket_duration_bins if isinstance(edge, tuple)) == 5 + 7
+
+
+def test_two_dimensional_bins_count_the_prompt(write_corpus: Write, tmp_path: Path) -> None:
+    texts = ["a b c ab abc"] * 20
+    specials = second_generation(["en", "de"], frames=0, speakers=0, spare=0)
+    made = train_canary_tokenizer({"en": texts, "de": texts}, 9, specials)
+    for name, data in made.assets().items():
+        target = tmp_path / "canary" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    path = write_corpus(6, source_lang="en", target_lang="de")
+    plain = measure([str(path)], token_count(tmp_path / "canary", prompt=None), 10)[1]
+    prompted = measure([str(path)], token_count(tmp_path / "canary", "canary2"), 10)[1]
+    assert {more - less for more, less in zip(prompted, plain)} == {10}
+
+
+def test_two_dimensional_bins_need_a_tokenizer(write_corpus: Write, tmp_path: Path) -> None:
+    path = str(write_corpus(5))
+    with pytest.raises(OptionError, match="name a --tokenizer folder"):
+        bins([path], two_dimensional=True)
+    with pytest.raises(OptionError, match="belong to 2-D buckets"):
+        bins([path], plot=tmp_path / "a.png")
 
 
 def test_limits_that_leave_nothing_are_an_error(write_corpus: Write) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,18 +25,97 @@ def estimate_bins(durations: Sequence[float], buckets: int) -> list[float]:
     return [float(edge) for edge in np.unique(ordered[at])]
 
 
+@dataclass(frozen=True)
+class Bins2D:
+    """Buckets by seconds and tokens, and what would cost too much memory in them."""
+
+    edges: list[tuple[float, int]]
+    """Upper [seconds, tokens] of each bucket, rising."""
+    max_tokens_per_second: list[float]
+    """The most of any recording in each bucket that is no outlier."""
+    outliers: list[int]
+    """Indices of the recordings whose tokens per second are outliers."""
+
+
 def estimate_bins_2d(
-    durations: Sequence[float], tokens: Sequence[int], buckets: int, sub_buckets: int
-) -> list[tuple[float, int]]:
-    """Upper [seconds, tokens] edges: duration buckets as in `estimate_bins`, each cut again by tokens."""
-    lengths, counts = np.asarray(durations, dtype=np.float64), np.asarray(tokens, dtype=np.int64)
-    edges = estimate_bins(durations, buckets)
-    result: list[tuple[float, int]] = []
-    for low, high in zip([-1.0, *edges], edges):
-        inside = counts[(lengths > low) & (lengths <= high)]
-        if inside.size:
-            result.extend((high, int(edge)) for edge in estimate_bins(list(inside + 1e-9), sub_buckets))
+    durations: Sequence[float],
+    tokens: Sequence[int],
+    buckets: int,
+    sub_buckets: int,
+    *,
+    max_duration: float | None = None,
+    outlier: float = 4.0,
+) -> Bins2D:
+    """Buckets of equal total duration, each cut again into buckets of equal total tokens.
+
+    Where durations are so alike that several buckets end at the same one, they become one with that many times
+    `sub_buckets`. The result is that of NeMo's `estimate_duration_bins_2d.py` ("Training and Inference Efficiency of
+    Encoder-Decoder Speech Models", arXiv 2503.05931), single precision and rounding to milliseconds included.
+
+    Args:
+        max_duration: Upper edge of the last buckets in seconds; by default the longest duration.
+        outlier: Recordings whose tokens per second lie so many standard deviations above the mean of their
+            duration bucket are left out.
+
+    Raises:
+        ValueError: there is no duration, or no bucket, or not as many tokens as durations.
+    """
+    if len(durations) == 0 or buckets < 1 or sub_buckets < 1 or len(durations) != len(tokens):
+        raise ValueError(
+            f"{len(durations)} durations and {len(tokens)} token counts cannot fill {buckets} x {sub_buckets} buckets"
+        )
+    lengths = np.asarray(durations, dtype=np.float32)
+    order = np.lexsort((tokens, lengths))
+    lengths, counts = lengths[order], np.asarray(tokens, dtype=np.int32)[order]
+    last = lengths[-1].round(3) if max_duration is None else np.float32(max_duration)
+    starts = _equal_shares(lengths, buckets)
+    ends = [(lengths[start].round(3), start) for start in starts] + [(last, len(lengths))]
+    result = Bins2D([], [], [])
+    first, merged = 0, 1
+    for (edge, end), (following, _) in zip(ends, [*ends[1:], (None, 0)]):
+        if following is not None and edge == following:
+            merged += 1
+            continue
+        kept, rates = _without_outliers(lengths[first:end], counts[first:end], outlier)
+        _cut_by_tokens(result, float(edge), counts[first:end][kept], rates[kept], sub_buckets * merged)
+        result.outliers.extend(int(index) for index in order[first:end][~kept])
+        first, merged = end, 1
     return result
+
+
+def _equal_shares(ordered: np.ndarray, parts: int) -> list[int]:
+    """Where each part but the first begins, when a part ends as soon as it holds more than its share."""
+    share, starts, start = ordered.sum() / parts, [], 0
+    while True:
+        # From its first element on, in the data's own precision.
+        held = np.cumsum(ordered[start:], dtype=ordered.dtype if ordered.dtype.kind == "f" else np.int64)
+        full = int(np.searchsorted(held, share, side="right"))
+        if full + 1 >= len(held):
+            return starts
+        start += full + 1
+        starts.append(start)
+
+
+def _without_outliers(
+    lengths: np.ndarray, counts: np.ndarray, threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which recordings are not far above the others in tokens per second, and those rates."""
+    rates = counts / lengths
+    spread = np.std(rates)
+    if spread == 0:
+        return np.ones(len(rates), dtype=bool), rates
+    return (rates - np.mean(rates)) / spread <= threshold, rates
+
+
+def _cut_by_tokens(
+    result: Bins2D, edge: float, counts: np.ndarray, rates: np.ndarray, sub_buckets: int
+) -> None:
+    if not len(counts):
+        return
+    ordered = np.sort(counts)
+    for most in [*ordered[_equal_shares(ordered, sub_buckets)], ordered[-1]]:
+        result.edges.append((round(edge, 3), int(most)))
+        result.max_tokens_per_second.append(float(rates.max()))
 
 
 def padding_share(durations: Sequence[float], batches: Sequence[Sequence[int]]) -> float:

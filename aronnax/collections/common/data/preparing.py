@@ -182,7 +182,9 @@ def _lhotse_recipe(name: str, source: Path, out: Path) -> Parts:
         for parameter in inspect.signature(function).parameters.values()
         if parameter.default is inspect.Parameter.empty
     ]
-    needed = [parameter for parameter in required[1:] if parameter != "output_dir"]
+    # Recipes download what belongs here into the working directory when it is not given.
+    fetched = [name for name in ("rttm_dir",) if name in inspect.signature(function).parameters]
+    needed = [parameter for parameter in (*required[1:], *fetched) if parameter != "output_dir"]
     if not required or needed:
         also = ", ".join(needed) or "a download"
         raise OptionError(f"Lhotse's recipe for {name} also needs {also}; run `lhotse prepare {name}`")
