@@ -78,6 +78,12 @@ def _speech_facts(model: Model, parts: Parts) -> dict[str, str]:
     encoder, front = getattr(parts.config, "encoder", None), getattr(parts.config, "preprocessor", None)
     if heads:
         facts["heads"] = ", ".join(heads)
+    slots, languages = getattr(model, "slots", ()), getattr(model, "languages", ())
+    if slots:
+        facts["prompt"] = f"{parts.config.prompt_format}: {', '.join(slots)}"
+        facts["tasks"] = "transcribe, translate" if len(languages) > 1 else "transcribe"
+    if languages:
+        facts["languages"] = ", ".join(languages)
     if tokenizer is not None:
         kind = type(tokenizer).__name__.removesuffix("Tokenizer")
         facts["tokenizer"] = f"{kind}, {tokenizer.vocab_size} pieces"

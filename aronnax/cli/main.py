@@ -12,6 +12,7 @@ from aronnax.core.errors import AronnaxError
 # verb -> what `aronnax --help` says of it; the verb's own module holds the rest of its manual.
 VERBS = {
     "transcribe": "Turn recordings into text with word times and confidences.",
+    "translate": "Turn recordings in one language into text in another.",
     "align": "Find when each word of a known text is said.",
     "train": "Train or fine-tune a model from a YAML configuration.",
     "evaluate": "Score a model on a manifest: WER and CER with their parts.",

@@ -1,0 +1,72 @@
+"""`aronnax translate`: recordings in one language to text in another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aronnax.cli.hearing import Loading, hear
+
+DEFAULT_MODEL = "nvidia/canary-1b-flash"
+
+
+def translate(
+    inputs: Annotated[
+        list[str], typer.Argument(help="Recordings, folders, NeMo manifests (.json, .jsonl), or - for stdin.")
+    ],
+    source: Annotated[str | None, typer.Option("--from", help="Language spoken, such as de.")] = None,
+    target: Annotated[str | None, typer.Option("--to", help="Language written, such as en.")] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Bundled name, folder, .nemo file or hub id.")
+    ] = DEFAULT_MODEL,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", "-f", help="txt, json, srt, vtt or ctm; may be repeated.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the files.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Recordings encoded together.")] = 8,
+    pnc: Annotated[bool | None, typer.Option("--pnc/--no-pnc", help="Punctuation and upper case.")] = None,
+    itn: Annotated[bool | None, typer.Option("--itn/--no-itn", help="Numbers as digits.")] = None,
+    timestamps: Annotated[
+        bool | None, typer.Option("--timestamps/--no-timestamps", help="Have the model write times.")
+    ] = None,
+    beam: Annotated[int | None, typer.Option(help="Hypotheses kept; 1 is greedy.")] = None,
+    length_penalty: Annotated[
+        float | None, typer.Option(help="Exponent of the beam's length normalisation.")
+    ] = None,
+    chunk: Annotated[str, typer.Option(help="auto, full, or seconds heard at once.")] = "auto",
+    vad: Annotated[
+        str | None, typer.Option(help="energy or silero: decode only where there is speech.")
+    ] = None,
+    confidence: Annotated[str, typer.Option(help="tsallis, max_prob or none.")] = "tsallis",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is by default.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    weights: Annotated[str | None, typer.Option(help="int8: 8-bit weights on the CPU.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say how each recording is read.")] = False,
+) -> None:
+    """Turn recordings in one language into text in another.
+
+    Files, formats and exit statuses are those of `aronnax transcribe`. The languages may also stand in a manifest's
+    lines, as source_lang and target_lang. Without --from, English is taken to be spoken.
+    """
+    asked = {
+        "source_lang": source,
+        "target_lang": target,
+        "task": "translate",
+        "pnc": pnc,
+        "itn": itn,
+        "timestamps": timestamps,
+        "beam": beam,
+        "length_penalty": length_penalty,
+    }
+    options = {
+        "batch_size": batch_size,
+        "head": None,
+        "chunk": chunk,
+        "vad": vad,
+        "confidence": confidence,
+        "language": None,
+    }
+    loading = Loading(model, device, dtype, weights)
+    raise typer.Exit(hear(inputs, loading, formats, out, options, asked, verbose))
