@@ -61,19 +61,28 @@ def load_yaml(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> 
 
 
 def load_mapping(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a YAML file of the user's own into plain data: overrides merged, `${a.b}` references resolved."""
+    """Read a YAML file of the user's own into plain data: overrides merged, `${a.b}` references resolved.
+
+    An override is `name.of.option=value` or another YAML file, whose options take the place of the first one's.
+    """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
-    for override in overrides:
-        if "=" not in override:
-            raise ConfigError(f"{override!r} is not an override; write it as name.of.option=value")
     try:
-        base = OmegaConf.create(parse_mapping(path.read_bytes(), str(path)))
-        merged = OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides)))
+        layers = [OmegaConf.create(parse_mapping(path.read_bytes(), str(path)))]
+        for override in overrides:
+            if "=" in override:
+                layers.append(OmegaConf.from_dotlist([override]))
+            elif override.endswith((".yaml", ".yml")) and Path(override).is_file():
+                layers.append(OmegaConf.create(parse_mapping(Path(override).read_bytes(), override)))
+            else:
+                raise ConfigError(
+                    f"{override!r} is not an override; write it as name.of.option=value, or name a YAML file"
+                )
+        merged = OmegaConf.merge(*layers)
         plain = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from lightning.pytorch import LightningModule
@@ -48,6 +48,9 @@ class Task(LightningModule):
     gradient is dropped and counted in `train/dropped_updates`.
     """
 
+    shortest_seconds: ClassVar[float] = 0.0
+    """Shorter recordings cost as much as one of this length."""
+
     def __init__(self, model: Model, optim: OptimizerBuilder, *, seed: int = 0) -> None:
         super().__init__()
         self.model = model
@@ -62,6 +65,13 @@ class Task(LightningModule):
     @abstractmethod
     def batch_size(self, batch: Any) -> int:
         """Returns the number of examples in a batch."""
+
+    @abstractmethod
+    def fabricate(self, batch_size: int, seconds: float, tokens: int) -> Any:
+        """Returns a batch of random content for the batch-size finder: `batch_size` examples of exactly that length.
+
+        It must be of the type, and cost as much, as the largest batch a bucket of those limits can give.
+        """
 
     def summary(self) -> list[str]:
         """Lines about the last validation that a user reads at the end of a run, beside the logged numbers."""

@@ -82,6 +82,7 @@ class SpeechTask(Task):
     """Base of the tasks that train a speech recogniser: what they freeze, hear and read."""
 
     Config: ClassVar[type[TaskConfig]] = TaskConfig
+    shortest_seconds: ClassVar[float] = SHORTEST_SECONDS
     model: SpeechRecognizer
 
     def __init__(
