@@ -59,18 +59,30 @@ def train(
     if train_cuts is None and not config.data.train:
         raise ConfigError("data.train is empty: name a manifest, Lhotse cuts, or a list of inputs")
 
-    def prepare(resuming: bool, say: Say) -> Prepared:
-        model = build_model(config, Path(config.output), resuming=resuming, say=say)
-        task_type = task_class(model.model_type)
-        task_config = from_dict(task_type.Config, config.task, where="task")
-        made: Any = task_type(model, config.optim, task_config, seed=config.trainer.seed)
-        task: SpeechTask = made
-        for part in trainable_parts(model):
-            say(str(part))
-        data = task.data(config.data, train=train_cuts, validation=validation_cuts)
-        return Prepared(task, data, "speech recogniser")
+    def make(resuming: bool, say: Say) -> Prepared:
+        return prepare(config, resuming, say, train_cuts=train_cuts, validation_cuts=validation_cuts)
 
-    return run(config, prepare, say)
+    return run(config, make, say)
+
+
+def prepare(
+    config: TrainConfig,
+    resuming: bool = False,
+    say: Say = print,
+    *,
+    train_cuts: Iterable[Cut] | None = None,
+    validation_cuts: Mapping[str, Iterable[Cut]] | None = None,
+) -> Prepared:
+    """The task and the data of the run the configuration describes."""
+    model = build_model(config, Path(config.output), resuming=resuming, say=say)
+    task_type = task_class(model.model_type)
+    task_config = from_dict(task_type.Config, config.task, where="task")
+    made: Any = task_type(model, config.optim, task_config, seed=config.trainer.seed)
+    task: SpeechTask = made
+    for part in trainable_parts(model):
+        say(str(part))
+    data = task.data(config.data, train=train_cuts, validation=validation_cuts)
+    return Prepared(task, data, "speech recogniser")
 
 
 def build_model(
