@@ -1,16 +1,19 @@
-"""Scoring a recogniser on a manifest: word and character errors, speed, and one row an utterance."""
+"""Scoring a recogniser on a manifest: word errors and translations by language, non-speech, speed, rows."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aronnax.collections.asr.recognizer import SpeechRecognizer
 from aronnax.collections.common.data.manifest import ManifestEntry, read_manifest
-from aronnax.collections.common.metrics import Score, score
+from aronnax.collections.common.data.non_speech import NON_SPEECH
+from aronnax.collections.common.data.slots import read_slots
+from aronnax.collections.common.metrics import MultitaskScore, Score, Scored, score_multitask
 from aronnax.core.errors import ManifestError
 
 
@@ -18,11 +21,17 @@ from aronnax.core.errors import ManifestError
 class Evaluation:
     """What a model came to on a manifest."""
 
-    score: Score
+    parts: MultitaskScore
+    """Scores by language and language pair, and of the recordings without speech."""
     audio_seconds: float
     wall_seconds: float
     failed: tuple[tuple[str, str], ...]
     """Recordings that could not be read, with the reason; they are not in the score."""
+
+    @property
+    def score(self) -> Score:
+        """Word and character errors of all utterances with speech."""
+        return self.parts.score
 
     @property
     def rtfx(self) -> float:
@@ -36,6 +45,8 @@ class Evaluation:
             "failed": len(self.failed),
             "wer": self.score.words.to_dict(),
             "cer": self.score.characters.to_dict(),
+            "groups": {group.name: group.to_dict() for group in self.parts.groups if group.name},
+            "non_speech": self.parts.non_speech.to_dict(),
             "audio_seconds": self.audio_seconds,
             "wall_seconds": self.wall_seconds,
             "rtfx": self.rtfx,
@@ -50,49 +61,72 @@ def evaluate(
     normalise: str = "none",
     batch_size: int = 8,
     progress: Callable[[float], None] | None = None,
+    **options: Any,
 ) -> Evaluation:
     """Transcribes every entry of a NeMo manifest that has a text and compares the two.
 
-    `progress` is called with the seconds of audio finished since the last call. Raises ManifestError when no
-    entry has a text.
+    Entries with an empty text, or `nonspeech: true`, are recordings without speech: what is written for them is
+    counted apart. A model that takes prompts is asked what the entry's slots say (`source_lang`, `target_lang`,
+    `pnc`, ...); further `options` are those of its `transcribe`. `progress` is called with the seconds of audio
+    finished since the last call. Raises ManifestError when no entry has a text, or a slot is missing.
     """
-    entries = [entry for entry in read_manifest(manifest) if entry.text is not None]
+    entries = [entry for entry in read_manifest(manifest) if _judged(entry)]
     if not entries:
         raise ManifestError(f"{manifest}: no entry has a text to compare with")
-    lines = [
-        {"audio_filepath": e.audio_filepath, "offset": e.offset, "duration": e.duration} for e in entries
-    ]
-    texts: dict[int, str] = {}
+    lines = [_line(entry, manifest) for entry in entries]
+    texts: dict[int, tuple[str, float]] = {}
     failed = []
-    audio = 0.0
     start = time.perf_counter()
     results = model.transcribe_iter(
-        lines, batch_size=batch_size, head=head, timestamps=False, confidence=None, progress=progress
+        lines,
+        batch_size=batch_size,
+        head=head,
+        timestamps=False,
+        confidence=None,
+        progress=progress,
+        **options,
     )
     for result in results:
         if result.transcript is None:
             failed.append((_name(entries[result.index]), str(result.error)))
-            continue
-        texts[result.index] = result.transcript.text
-        audio += result.transcript.duration
+        else:
+            texts[result.index] = (result.transcript.text, result.transcript.duration)
     wall = time.perf_counter() - start
-    kept = [(entry, texts[index]) for index, entry in enumerate(entries) if index in texts]
-    scored = score(
-        [entry.text or "" for entry, _ in kept],
-        [text for _, text in kept],
-        ids=[_name(entry) for entry, _ in kept],
-        normalise=normalise,
-    )
-    return Evaluation(scored, audio, wall, tuple(failed))
+    said = {name: str(options[name]) for name in ("source_lang", "target_lang") if options.get(name)}
+    rows = [_scored(entry, *texts[index], said) for index, entry in enumerate(entries) if index in texts]
+    parts = score_multitask(rows, normalise)
+    return Evaluation(parts, sum(row.seconds for row in rows), wall, tuple(failed))
 
 
 def write_rows(evaluation: Evaluation, path: Path) -> None:
     """Writes one JSON line an utterance: id, text, pred_text, and its word and character errors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
-        for row in evaluation.score.rows:
+        for row in (*evaluation.score.rows, *evaluation.parts.silence_rows):
             file.write(json.dumps(row.to_dict(), ensure_ascii=False) + "\n")
 
 
 def _name(entry: ManifestEntry) -> str:
     return f"{entry.audio_filepath}@{entry.offset:g}" if entry.offset else entry.audio_filepath
+
+
+def _judged(entry: ManifestEntry) -> bool:
+    return entry.text is not None or bool(entry.extra.get(NON_SPEECH))
+
+
+def _line(entry: ManifestEntry, manifest: str | Path) -> dict[str, Any]:
+    """What `transcribe` is given of an entry: where its audio is, and its slots."""
+    slots = read_slots(entry.extra)
+    if slots.get("task") in ("ast", "translate", "s2t_translation") and "target_lang" not in slots:
+        raise ManifestError(
+            f"{manifest}, line {entry.line}: the field target_lang is missing: into which language it is translated"
+        )
+    place = {"audio_filepath": entry.audio_filepath, "offset": entry.offset, "duration": entry.duration}
+    return {**place, **({"lang": entry.language} if entry.language else {}), **slots}
+
+
+def _scored(entry: ManifestEntry, said: str, seconds: float, asked: Mapping[str, str]) -> Scored:
+    slots = {**read_slots(entry.extra), **asked}
+    source = slots.get("source_lang") or entry.language
+    text = "" if entry.extra.get(NON_SPEECH) else entry.text or ""
+    return Scored(text, said, seconds, source, slots.get("target_lang") or source, _name(entry))
