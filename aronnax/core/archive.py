@@ -241,14 +241,17 @@ class Window:
         self.position = 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to `offset` from the start, the position or the end; the new position."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}[whence]
         self.position = max(0, base + offset)
         return self.position
 
     def tell(self) -> int:
+        """The position, counted from the window's start."""
         return self.position
 
     def read(self, size: int | None = -1) -> bytes:
+        """At most `size` bytes, or all that are left in the window."""
         left = max(0, self.size - self.position)
         size = left if size is None or size < 0 else min(size, left)
         self.file.seek(self.start + self.position)
@@ -257,6 +260,7 @@ class Window:
         return content
 
     def readinto(self, buffer: memoryview) -> int:
+        """Fill `buffer` as far as the window goes; the number of bytes."""
         view = memoryview(buffer).cast("B")
         count = min(len(view), max(0, self.size - self.position))
         self.file.seek(self.start + self.position)
@@ -265,13 +269,16 @@ class Window:
         return got
 
     def readline(self) -> bytes:
+        """The bytes up to the next line break, within the window."""
         self.file.seek(self.start + self.position)
         line = self.file.readline(max(0, self.size - self.position))
         self.position += len(line)
         return line
 
     def readable(self) -> bool:
+        """Always: it can be read."""
         return True
 
     def seekable(self) -> bool:
+        """Always: it can be moved in."""
         return True

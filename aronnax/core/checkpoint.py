@@ -21,7 +21,7 @@ from aronnax import __version__
 from aronnax.core import registry
 from aronnax.core.config import from_dict, to_dict
 from aronnax.core.errors import CheckpointError, ConfigError
-from aronnax.core.files import cannot_save, sync_file, sync_folder, write_synced
+from aronnax.core.files import cannot_save, follow_umask, sync_file, sync_folder, write_synced
 from aronnax.core.parts import Parts, constant_names
 from aronnax.core.safe_yaml import MAX_BYTES, dump_yaml, parse_mapping
 
@@ -133,6 +133,7 @@ def _write(model: Model, staging: Path, card: str | None, dtype: torch.dtype | N
         write_synced(staging / _inside(name), content)
     write_synced(staging / CARD, (card or _card(model)).encode())
     save_file(_to_store(model, dtype), str(staging / WEIGHTS), metadata={"format": "pt"})
+    follow_umask(staging / WEIGHTS)
     sync_file(staging / WEIGHTS)
     for place in (staging, *(path for path in staging.rglob("*") if path.is_dir())):
         sync_folder(place)

@@ -44,6 +44,14 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def follow_umask(path: Path) -> None:
+    """Give a file the permissions that a newly made one has: some writers make theirs readable by the owner alone."""
+    probe = path.with_name(path.name + ".mode")
+    probe.touch()
+    path.chmod(probe.stat().st_mode)
+    probe.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the names in a folder are on the disk (where the system can: not on Windows)."""
     if os.name == "nt":

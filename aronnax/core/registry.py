@@ -71,22 +71,32 @@ _TRANSFORMERS = {
 
 
 class ToConfig(Protocol):
+    """Makes our config from NeMo's configuration."""
+
     def __call__(self, nemo: Mapping[str, Any]) -> Any: ...
 
 
 class FromConfig(Protocol):
+    """Makes NeMo's configuration from our config and assets."""
+
     def __call__(self, config: Any, assets: Mapping[str, bytes]) -> dict[str, Any]: ...
 
 
 class ReadFile(Protocol):
+    """Reads a file that a configuration refers to."""
+
     def __call__(self, reference: str) -> bytes: ...
 
 
 class ToAssets(Protocol):
+    """Makes our assets from NeMo's configuration and the files it refers to."""
+
     def __call__(self, nemo: Mapping[str, Any], read: ReadFile) -> dict[str, bytes]: ...
 
 
 class FromAssets(Protocol):
+    """Makes an archive's files from our assets."""
+
     def __call__(self, assets: Mapping[str, bytes]) -> dict[str, tuple[str, bytes]]: ...
 
 
@@ -95,6 +105,8 @@ def _same_name(name: str) -> str | None:
 
 
 class Rename(Protocol):
+    """Gives our name of an archive's tensor, or None to leave it out."""
+
     def __call__(self, name: str) -> str | None: ...
 
 
@@ -120,7 +132,8 @@ class NemoFamily:
 class Layout(Protocol):
     """A module that reads a checkpoint folder of another library."""
 
-    def read(self, folder: Any) -> Parts: ...
+    def read(self, folder: Any) -> Parts:
+        """Open the folder; CheckpointError if it is damaged, ConfigError for what is not supported."""
 
 
 def model_class(model_type: str) -> type[Model]:
@@ -140,9 +153,11 @@ def register(model_type: str, module: str, name: str) -> None:
 class Training(Protocol):
     """A module that trains the models of a collection: reads its YAML and runs it."""
 
-    def load_config(self, path: Any, overrides: Any = ()) -> Any: ...
+    def load_config(self, path: Any, overrides: Any = ()) -> Any:
+        """The typed configuration of a YAML file with `key=value` changes on top."""
 
-    def train(self, config: Any) -> Any: ...
+    def train(self, config: Any) -> Any:
+        """Train what the configuration describes."""
 
 
 def training(model_type: str) -> Training:

@@ -110,6 +110,17 @@ def test_a_saved_model_comes_back_equal(toy: Toy, saved: Path) -> None:
     ]
 
 
+def test_every_file_follows_the_umask(toy: Toy, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        toy.save_pretrained(tmp_path / "model")
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "model").rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o640}
+    assert "model.safetensors" in {path.name for path in files}
+
+
 def test_tied_weights_stay_tied(saved: Path) -> None:
     again = load(saved, device="cpu")
     assert again.layers[0].weight is again.layers[1].weight

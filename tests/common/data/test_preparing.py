@@ -101,7 +101,7 @@ def test_librispeech_goes_through_lhotses_recipe(tmp_path: Path) -> None:
         ("librispech", "no recipe 'librispech'; did you mean librispeech"),
         ("ami", "."),
         ("heroico", "also needs transcript_dir"),
-        ("callhome_english_sre", "also needs rttm_dir"),
+        ("callhome_english", "also needs rttm_dir"),
     ],
 )
 def test_an_impossible_recipe_is_explained(tmp_path: Path, recipe: str, message: str) -> None:

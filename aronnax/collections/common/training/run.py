@@ -10,6 +10,7 @@ folder), `best/` (the one with the lowest `trainer.monitor`), `scores.json` (bef
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 RECORD = "train.yaml"
 SCORES = "scores.json"
+# Below so many parameters, threads cost more than they give.
+_TINY = 5_000_000
 
 Say = Callable[[str], None]
 
@@ -95,9 +98,20 @@ def run(config: RunConfig, prepare: Callable[[bool, Say], Prepared], say: Say = 
     seed_everything(config.trainer.seed, verbose=False)
     prepared = prepare(resume is not None, say)
     trainer = build_trainer(config.trainer, output, to_dict(config))
+    _spare_threads(prepared.task.model, trainer, say)
     if trainer.is_global_zero:
         (output / RECORD).write_text(to_yaml(config), encoding="utf-8")
     return _fit(config, prepared, trainer, resume, say)
+
+
+def _spare_threads(model: Model, trainer: Trainer, say: Say) -> None:
+    """Use one thread where a CPU trains a tiny model, unless OMP_NUM_THREADS says otherwise."""
+    import torch
+
+    tiny = model.num_parameters() < _TINY and trainer.strategy.root_device.type == "cpu"
+    if tiny and "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+        say("using one thread: so small a model trains faster without handing work between threads")
 
 
 def system_of(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> str | None:
