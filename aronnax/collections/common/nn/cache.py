@@ -112,6 +112,7 @@ class KeyValueCache:
         """One position further; full rows stay, so that rows nobody looks at any more can go on."""
         self.lengths[:rows].add_(1).clamp_(max=self.capacity - 1)
 
+    @torch.inference_mode()
     def repeat(self, times: int) -> None:
         """Make every row a group of `times` equal rows (beam search, several samples)."""
         if times == 1:
@@ -124,6 +125,7 @@ class KeyValueCache:
         self.beam *= times
         self._moves += 1
 
+    @torch.inference_mode()
     def select(self, groups: Sequence[int]) -> None:
         """Keep these groups, in this order; each may be named once."""
         if self.memory is not None:
@@ -132,6 +134,7 @@ class KeyValueCache:
         self.reorder([group * beam + k for group in groups for k in range(beam)])
         self.rows = len(groups) * beam
 
+    @torch.inference_mode()
     def reorder(self, rows: Sequence[int]) -> None:
         """Row rows[i] becomes row i; every row stays within its group, because groups share the memory."""
         _move([*self.keys, *self.values], rows, self.longest)
@@ -142,6 +145,7 @@ class KeyValueCache:
         """Where the rows stand."""
         return Mark(self.lengths.clone(), self.longest, self._moves)
 
+    @torch.inference_mode()
     def rollback(self, mark: Mark) -> None:
         """Go back to `mark`, exactly.
 
@@ -154,6 +158,7 @@ class KeyValueCache:
         self.lengths.copy_(mark.lengths)
         self.longest = mark.longest
 
+    @torch.inference_mode()
     def settle(self, other: KeyValueCache) -> None:
         """Move what is in use into the tensors of `other`, which has room for it, and use those from now on."""
         rows, longest = self.rows, self.longest

@@ -138,7 +138,7 @@ def _extend(
     parents = order.div(beam, rounding_mode="floor").tolist()
     each, values = best.flatten(1).gather(1, order).tolist(), tokens.tolist()
     for place, row in enumerate(rows):
-        if not active[place]:
+        if row.hypotheses and not active[place]:
             continue
         found = []
         for k, parent in enumerate(parents[place]):
