@@ -46,7 +46,7 @@ def fit_batch_sizes(config: Path, data: Sequence[str], options: FitOptions) -> N
         import lightning  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "lightning", "train", "aronnax bins --fit") from error
-    from aronnax.collections.common.data.limits import edges_for_fixed_sizes, look_at, most_tokens
+    from aronnax.collections.common.data.limits import covered, edges_for_fixed_sizes, look_at, most_tokens
     from aronnax.collections.common.training.batch_sizes import Bucket
 
     if options.plot is not None:
@@ -75,10 +75,18 @@ def fit_batch_sizes(config: Path, data: Sequence[str], options: FitOptions) -> N
         quadratic_duration=None,
         bucket_duration_bins=tuple(edges),
         bucket_batch_sizes=tuple(sizes),
+        bucket_max_tokens_per_second=batching.bucket_max_tokens_per_second
+        if tuple(edges) == batching.bucket_duration_bins
+        else (),
     )
     _print_table(buckets, sizes, found, oracle)
     for note in notes:
         print(note)
+    outside = covered(seen, edges).count(False)
+    if outside:
+        print(
+            f"{outside} of {len(seen.cuts)} recordings have too many tokens for any bucket and are left out"
+        )
     before, after = _report_waste(seen, batching, fixed)
     _write(settings, fixed, config, options.out)
     if options.plot is not None:

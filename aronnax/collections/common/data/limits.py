@@ -88,6 +88,15 @@ def most_tokens(edges: Sequence[Bin], seen: Seen) -> list[int]:
     return counts
 
 
+def covered(seen: Seen, edges: Sequence[Bin]) -> list[bool]:
+    """Whether each recording lies below some edge; in 2-D the outliers in tokens do not."""
+    pairs = [edge if isinstance(edge, tuple) else (edge, math.inf) for edge in edges]
+    return [
+        any(s <= seconds and t <= tokens for seconds, tokens in pairs)
+        for s, t in zip(seen.seconds, seen.tokens)
+    ]
+
+
 @dataclass(frozen=True)
 class Waste:
     """Shares of batches that are padding, 0 to 1, and how many batches there are."""
@@ -100,8 +109,12 @@ class Waste:
 def waste(seen: Seen, batching: BatchingConfig) -> Waste:
     """What the training's own sampler would pad, were these recordings batched so."""
     batching = replace(batching, concurrent=False)
+    cuts = seen.cuts
+    if batching.two_dimensional:
+        fits = covered(seen, batching.bucket_duration_bins)
+        cuts = [cut for cut, inside in zip(cuts, fits) if inside]
     sampler = BucketSampler(
-        seen.cuts, bins_of(batching, seen.cuts), batching, shuffle=True, seed=0, world_size=1, rank=0
+        cuts, bins_of(batching, cuts), batching, shuffle=True, seed=0, world_size=1, rank=0
     )
     totals = [0.0, 0.0, 0.0, 0.0]
     batches = 0
