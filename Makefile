@@ -55,7 +55,7 @@ lint: $(STAMP)
 
 parity: $(STAMP) $(PARITY_STAMP)
 	@echo "aronnax: NeMo writes, aronnax reads, and the other way round"
-	@for name in encoder features heads text_pieces; do \
+	@for name in encoder features heads text_pieces aed_decoder aed_loss; do \
 		$(NEMO_PYTHON) tests/parity/make/$$name.py > /dev/null 2>&1 || { echo "NeMo could not write the $$name fixtures"; exit 1; }; \
 	done
 	@$(NEMO_PYTHON) tests/parity/make/nemo_archives.py tests/parity/fixtures/nemo > /dev/null 2>&1 || \

@@ -24,7 +24,7 @@ def test_loss_and_gradient_are_those_of_nemo(nemo, smoothing, counted) -> None:
     log_probs = nemo["log_probs"].clone().requires_grad_()
     loss = smoothed_cross_entropy(log_probs, given.labels, given.counts, smoothing)
     loss.backward()
-    assert float(loss) == pytest.approx(float(nemo[f"{counted}_{smoothing}/loss"]), abs=1e-6)
+    assert loss.item() == pytest.approx(float(nemo[f"{counted}_{smoothing}/loss"]), abs=1e-6)
     torch.testing.assert_close(log_probs.grad, nemo[f"{counted}_{smoothing}/gradient"], atol=1e-7, rtol=1e-5)
 
 
@@ -46,4 +46,4 @@ def test_nothing_that_counts_gives_zero_and_infinite_padding_does_no_harm() -> N
     log_probs = torch.full((1, 2, 5), float("-inf"), requires_grad=True)
     labels = torch.zeros(1, 2, dtype=torch.int64)
     loss = smoothed_cross_entropy(log_probs, labels, torch.zeros(1, 2, dtype=torch.bool), 0.1)
-    assert float(loss) == 0.0
+    assert loss.item() == 0.0
