@@ -155,3 +155,13 @@ def test_plain_scalars_are_read_as_pyyaml_reads_them() -> None:
 
 def test_a_key_may_be_the_text_of_a_merge() -> None:
     assert parse_yaml("'<<': 1\nx: ['<<', <<]\ny: <<", "t") == {"<<": 1, "x": ["<<", "<<"], "y": "<<"}
+
+
+def test_a_second_yaml_file_takes_the_place_of_options_of_the_first(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("data: {size: 4, edges: [1, 2, 3], seed: 7}\n")
+    second.write_text("data: {size: null, edges: [5]}\n")
+    merged = load_mapping(first, [str(second), "data.seed=8"])
+    assert merged == {"data": {"size": None, "edges": [5], "seed": 8}}
+    with pytest.raises(ConfigError, match=r"missing\.yaml.* is not an override"):
+        load_mapping(first, ["missing.yaml"])
