@@ -18,7 +18,8 @@ CORE = [
     "huggingface-hub>=0.26",
     "omegaconf>=2.3",
     "pyyaml>=6",
-    "typer>=0.12",
+    # 0.29 brings pydantic, four packages.
+    "typer>=0.12,<0.29",
     "rich>=13",
 ]
 EXTRAS = {
