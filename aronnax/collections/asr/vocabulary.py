@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from aronnax.collections.asr.finetune import extend_tokenizer, replace_tokenizer
 from aronnax.collections.asr.recognizer import SpeechRecognizer
@@ -23,6 +23,7 @@ from aronnax.collections.common.text.prompts import (
     second_generation,
     train_canary_tokenizer,
 )
+from aronnax.collections.common.text.training import Kind
 from aronnax.core.errors import ConfigError
 
 FOLDER = "tokenizer"
@@ -102,9 +103,8 @@ def choose_tokenizer(
     elif section.kind == "characters":
         tokenizer = CharacterTokenizer(sorted({char for text in transcripts(data) for char in text}))
     else:
-        tokenizer = train_sentencepiece(
-            transcripts(data), section.vocab_size, section.kind, lower=section.lower
-        )
+        kind = cast(Kind, section.kind)
+        tokenizer = train_sentencepiece(transcripts(data), section.vocab_size, kind, lower=section.lower)
     write_tokenizer(tokenizer, output / FOLDER)
     return tokenizer
 

@@ -31,11 +31,14 @@ class CanaryBatch(SpeechBatch):
     def to(self, device: torch.device | str, non_blocking: bool = False) -> CanaryBatch:
         """The same batch with its tensors on `device`."""
         moved = super().to(device, non_blocking)
-        return replace(moved, prompt_lengths=self.prompt_lengths.to(device, non_blocking=non_blocking))  # type: ignore[return-value]
+        assert isinstance(moved, CanaryBatch), "replaced from one"
+        return replace(moved, prompt_lengths=self.prompt_lengths.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> CanaryBatch:
         """The same batch with its tensors in page-locked memory."""
-        return replace(super().pin_memory(), prompt_lengths=self.prompt_lengths.pin_memory())  # type: ignore[return-value]
+        pinned = super().pin_memory()
+        assert isinstance(pinned, CanaryBatch), "replaced from one"
+        return replace(pinned, prompt_lengths=self.prompt_lengths.pin_memory())
 
     @property
     def token_padding(self) -> float:
