@@ -76,12 +76,13 @@ class FeedForward(nn.Module):
         super().__init__()
         self.dense_in = Linear(config.width, config.inner)
         self.dense_out = Linear(config.inner, config.width)
-        self.activation = {"relu": F.relu, "gelu": F.gelu}[config.activation]
+        self.gelu = config.activation == "gelu"
         self.layer_dropout = Dropout(config.dropout_ff)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
-        return self.layer_dropout(self.dense_out(self.activation(self.dense_in(x))))
+        hidden = self.dense_in(x)
+        return self.layer_dropout(self.dense_out(F.gelu(hidden) if self.gelu else F.relu(hidden)))
 
 
 def _bias(x: Tensor, lengths: Tensor, right: int | None) -> Tensor | None:
