@@ -25,6 +25,8 @@ class QuantisedLinear(nn.Module):
 
     scale: Tensor
     bias: Tensor | None
+    middle: Tensor
+    zeros: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -34,6 +36,8 @@ class QuantisedLinear(nn.Module):
         whole = (weight / scale[:, None]).round().clamp(-_WEIGHT_RANGE, _WEIGHT_RANGE).to(torch.int8)
         self.register_buffer("scale", scale / 127.0, persistent=False)
         self.register_buffer("bias", None if bias is None else bias.detach().float(), persistent=False)
+        self.register_buffer("middle", torch.tensor(128.5), persistent=False)
+        self.register_buffer("zeros", torch.zeros(self.out_features, dtype=torch.int32), persistent=False)
         self.packed = torch.ops.onednn.qlinear_prepack(whole, None) if _ONEDNN else whole.t()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,22 +45,20 @@ class QuantisedLinear(nn.Module):
         if x.numel() == 0:
             return x.new_zeros(*x.shape[:-1], self.out_features)
         rows = x.flatten(0, -2).float()
-        peak = torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True)).clamp_(min=1e-30)
-        whole = (rows * (127.0 / peak)).round_().to(torch.int8)
-        out = self._multiply(whole).mul_(peak)
-        if self.bias is not None:
-            out.add_(self.bias)
+        peak = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True).clamp_(min=1e-30)
+        # Whole numbers around 128, which oneDNN is fast with; the cast cuts off what the half has rounded.
+        whole = torch.addcmul(self.middle, rows, 127.0 / peak).to(torch.uint8)
+        out = self._multiply(whole)
+        out = out.mul_(peak) if self.bias is None else torch.addcmul(self.bias, out, peak)
         return out.to(x.dtype).unflatten(0, x.shape[:-1])
 
     def _multiply(self, whole: Tensor) -> Tensor:
-        """int8 [M, K] -> float [M, N], scaled by channel."""
+        """Numbers around 128 [M, K] -> float [M, N], scaled by channel."""
         if not _ONEDNN:
-            return torch._int_mm(whole, self.packed).float().mul_(self.scale)
-        # oneDNN is fast with unsigned activations around a zero point of 128: the sign bit flipped.
-        unsigned = whole.view(torch.uint8).bitwise_xor_(128)
-        zeros = torch.zeros(self.out_features, dtype=torch.int32)
+            signed = whole.bitwise_xor_(128).view(torch.int8)
+            return torch._int_mm(signed, self.packed).float().mul_(self.scale)
         return torch.ops.onednn.qlinear_pointwise(
-            unsigned, 1.0, 128, self.packed, self.scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            whole, 1.0, 128, self.packed, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
 
 
