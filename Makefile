@@ -58,6 +58,10 @@ parity: $(STAMP) $(PARITY_STAMP)
 	@for name in encoder features heads text_pieces aed_decoder aed_loss; do \
 		$(NEMO_PYTHON) tests/parity/make/$$name.py > /dev/null 2>&1 || { echo "NeMo could not write the $$name fixtures"; exit 1; }; \
 	done
+	@for name in sortformer sortformer_losses; do \
+		$(NEMO_PYTHON) tests/parity/make/$$name.py tests/parity/fixtures/sortformer > /dev/null 2>&1 || \
+			{ echo "NeMo could not write the $$name fixtures"; exit 1; }; \
+	done
 	@$(NEMO_PYTHON) tests/parity/make/nemo_archives.py tests/parity/fixtures/nemo > /dev/null 2>&1 || \
 		{ echo "NeMo could not write the archives"; exit 1; }
 	@ARONNAX_NEMO_PYTHON=$(NEMO_PYTHON) $(BIN)/python -m pytest -q -m "slow or not slow" tests/parity

@@ -27,6 +27,7 @@ EXTRAS = {
         "lightning>=2.5",
         "lhotse>=1.33",
         "kaldialign>=0.9",
+        "scipy>=1.11",
         "sacrebleu>=2.4",
         "whisper-normalizer>=0.1",
         "tensorboard>=2.16",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from aronnax.collections.common.results.diarization import Diarization, Turn
 from aronnax.collections.common.results.transcript import Segment, Transcript, Word
 from aronnax.collections.common.results.writers import FORMATS, write
 
-__all__ = ["FORMATS", "Segment", "Transcript", "Word", "write"]
+__all__ = ["FORMATS", "Diarization", "Segment", "Transcript", "Turn", "Word", "write"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aronnax.collections.common.nn.masks import valid_frames
-from aronnax.core.errors import OptionError
+from aronnax.core.errors import MissingExtraError, OptionError
 
 ACTIVE = 0.5
 """Labels of at least this count as speech."""
@@ -143,7 +143,10 @@ def _best_order(gain: Tensor, orders: Tensor, allowed: Tensor | None = None) -> 
 
 def _assigned(gain: Tensor, allowed: Tensor | None = None) -> Tensor:
     """The same by the Hungarian method, whose time grows with N^3 and not with N!."""
-    from scipy.optimize import linear_sum_assignment
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError:
+        raise MissingExtraError("scipy", "train", f"training with more than {ENUMERATED} speakers") from None
 
     table = gain.detach().double().cpu().numpy().transpose(0, 2, 1)
     if allowed is not None:
