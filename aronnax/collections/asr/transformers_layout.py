@@ -46,7 +46,7 @@ def read(folder: Path) -> Parts:
         CheckpointError: a file is missing or damaged.
         ConfigError: the model has an option that is not supported.
     """
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     kind = str(config.get("model_type"))
     blank = config.get("pad_token_id" if kind == "parakeet_ctc" else "blank_token_id")
     size = config.get("vocab_size")
@@ -56,16 +56,16 @@ def read(folder: Path) -> Parts:
         )
     shared: dict[str, Any] = {
         "vocab_size": size - 1,
-        "preprocessor": _front_end(folder, config),
-        "encoder": _encoder(config),
+        "preprocessor": front_end_of(folder, config),
+        "encoder": encoder_of(config),
     }
     model = CTCModelConfig(**shared) if kind == "parakeet_ctc" else _transducer(config, kind, shared)
     return Parts(
         where=str(folder),
         model_type="ctc" if kind == "parakeet_ctc" else "transducer",
         config=model,
-        assets=tokenizer_assets(_json(folder / "tokenizer.json"), size - 1),
-        tensors={rename(name): tensor for name, tensor in _tensors(folder).items()},
+        assets=tokenizer_assets(read_json(folder / "tokenizer.json"), size - 1),
+        tensors={rename(name): tensor for name, tensor in tensors_of(folder).items()},
         details={
             "format": f"transformers folder ({kind})",
             "written by": f"transformers {config.get('transformers_version', 'of unknown version')}",
@@ -84,7 +84,8 @@ def rename(name: str) -> str:
     return name
 
 
-def _encoder(config: Mapping[str, Any]) -> FastConformerConfig:
+def encoder_of(config: Mapping[str, Any]) -> FastConformerConfig:
+    """The encoder's configuration from config.json; ConfigError names an option that is not supported."""
     theirs = config.get("encoder_config")
     if not isinstance(theirs, Mapping):
         raise ConfigError("config.json has no encoder_config")
@@ -133,13 +134,13 @@ def _transducer(config: Mapping[str, Any], kind: str, shared: dict[str, Any]) ->
     return from_dict(TransducerModelConfig, values, "config.json")
 
 
-def _front_end(folder: Path, config: Mapping[str, Any]) -> LogMelConfig:
+def front_end_of(folder: Path, config: Mapping[str, Any]) -> LogMelConfig:
     """The feature extractor's settings; the published ones where the folder does not say."""
     theirs: Mapping[str, Any] = {}
     if (folder / "preprocessor_config.json").is_file():
-        theirs = _json(folder / "preprocessor_config.json")
+        theirs = read_json(folder / "preprocessor_config.json")
     elif (folder / "processor_config.json").is_file():
-        theirs = _json(folder / "processor_config.json").get("feature_extractor") or {}
+        theirs = read_json(folder / "processor_config.json").get("feature_extractor") or {}
     rate = theirs.get("sampling_rate", 16000)
     encoder = config.get("encoder_config")
     bands = encoder.get("num_mel_bins", 80) if isinstance(encoder, Mapping) else 80
@@ -154,12 +155,12 @@ def _front_end(folder: Path, config: Mapping[str, Any]) -> LogMelConfig:
     return from_dict(LogMelConfig, values, "preprocessor_config")
 
 
-def _tensors(folder: Path) -> dict[str, Tensor]:
+def tensors_of(folder: Path) -> dict[str, Tensor]:
     """The tensors of one file, or of the shards an index lists."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return read_safetensors(folder / "model.safetensors")[0]
-    shards = _json(index).get("weight_map")
+    shards = read_json(index).get("weight_map")
     if not isinstance(shards, Mapping):
         raise CheckpointError(f"{index} has no weight_map")
     tensors: dict[str, Tensor] = {}
@@ -170,7 +171,8 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file of the folder; CheckpointError if it is missing or damaged."""
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: the folder is not a complete transformers checkpoint")
     if path.stat().st_size > _MAX_JSON:

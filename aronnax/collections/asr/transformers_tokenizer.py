@@ -21,8 +21,12 @@ _MODEL_TYPES = {"Unigram": 1, "BPE": 2}
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
-def tokenizer_assets(data: Mapping[str, Any], vocab_size: int) -> dict[str, bytes]:
+def tokenizer_assets(
+    data: Mapping[str, Any], vocab_size: int, *, write_specials: bool = False
+) -> dict[str, bytes]:
     """The assets of the tokenizer whose first `vocab_size` pieces a tokenizer.json describes.
+
+    With `write_specials` the special tokens are pieces that a text may hold, as prompts do.
 
     Raises:
         CheckpointError: it is of another kind, or lacks a piece.
@@ -35,7 +39,7 @@ def tokenizer_assets(data: Mapping[str, Any], vocab_size: int) -> dict[str, byte
     pieces = dict(scores)
     added = {}
     for token in data.get("added_tokens") or []:
-        added[token["content"]] = _CONTROL if token.get("special") else _USER_DEFINED
+        added[token["content"]] = _CONTROL if token.get("special") and not write_specials else _USER_DEFINED
         pieces.setdefault(token["content"], (token["id"], 0.0))
     by_id = {index: (piece, score) for piece, (index, score) in pieces.items() if index < vocab_size}
     missing = [index for index in range(vocab_size) if index not in by_id]

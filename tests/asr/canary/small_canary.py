@@ -36,8 +36,10 @@ def small_tokenizer(prompt: str = "canary2", aggregate: bool = True) -> CanaryTo
     return train_canary_tokenizer([*TEXTS["en"], *TEXTS["de"]], len(tokens) + 60, tokens)
 
 
-def small_canary(prompt: str = "canary2", aggregate: bool = True, longest_seconds: float = 40.0) -> CanaryModel:
-    """A model of two and two layers in eval mode."""
+def small_canary(
+    prompt: str = "canary2", aggregate: bool = True, longest_seconds: float = 40.0, lively: bool = True
+) -> CanaryModel:
+    """A model of two and two layers in eval mode; a `lively` one says something else of every sound."""
     torch.manual_seed(5)
     tokenizer = small_tokenizer(prompt, aggregate)
     encoder = FastConformerConfig(
@@ -66,8 +68,21 @@ def small_canary(prompt: str = "canary2", aggregate: bool = True, longest_second
         bias.normal_(0.0, 0.3)
         for token in tokenizer.specials.values():
             bias[token] -= 4.0
-        bias[tokenizer.end_id] += 5.0
+        bias[tokenizer.end_id] += 4.5
+        if lively:
+            spread(model)
     return model
+
+
+def spread(model: CanaryModel) -> None:
+    """A projection after which states of different sounds differ clearly."""
+    signals = [torch.from_numpy(samples) for samples, _ in noises([3.0, 3.0, 3.0], seed=9)]
+    model.encoder_decoder_proj = torch.nn.Identity()
+    states = model.encode(torch.stack(signals), torch.full((3,), 3 * RATE)).states.flatten(0, 1)
+    projection = torch.nn.Linear(16, 24)
+    projection.weight.copy_(torch.randn(24, 16) / states.std(0))
+    projection.bias.copy_(-projection.weight @ states.mean(0))
+    model.encoder_decoder_proj = projection.eval()
 
 
 def noises(seconds: list[float], seed: int = 0) -> list[tuple[np.ndarray, int]]:

@@ -43,7 +43,9 @@ def test_the_published_special_blocks_have_their_places() -> None:
 @pytest.mark.parametrize("aggregate", [True, False])
 def test_a_prompt_says_its_slots_in_order(aggregate: bool) -> None:
     tokenizer = small_tokenizer(aggregate=aggregate)
-    found = prompt_format("canary2").encode(tokenizer, {"source_lang": "de", "target_lang": "en", "itn": True})
+    found = prompt_format("canary2").encode(
+        tokenizer, {"source_lang": "de", "target_lang": "en", "itn": True}
+    )
     said = spelled(tokenizer, found.prompt).lstrip("\u2581")
     assert said == (
         "<|startofcontext|><|startoftranscript|><|emo:undefined|><|de|><|en|><|pnc|><|itn|><|notimestamp|>"
@@ -129,7 +131,7 @@ def test_what_is_not_known_is_refused_with_what_is(slots: dict[str, Any], said: 
 
 
 def test_an_unknown_format_is_refused() -> None:
-    with pytest.raises(OptionError, match="canary3.*did you mean canary"):
+    with pytest.raises(OptionError, match=r"canary3.*did you mean canary"):
         prompt_format("canary3")
 
 

@@ -34,8 +34,8 @@ _DECODER = {
 def config_from_nemo(nemo: Mapping[str, Any]) -> CanaryConfig:
     """NeMo's configuration -> ours; `vocab_size` is the rounded one, the only one it holds."""
     _check_between(nemo)
-    decoder, outputs = _decoder_from_nemo(nemo)
-    _check_head(nemo, outputs)
+    decoder, written = _decoder_from_nemo(nemo)
+    outputs = _outputs(nemo, written)
     values = {
         **shared_from_nemo(nemo),
         "vocab_size": outputs,
@@ -102,8 +102,8 @@ def _check_between(nemo: Mapping[str, Any]) -> None:
         raise ConfigError(f"transf_encoder.num_layers={layers!r} is not supported; only 0 is")
 
 
-def _decoder_from_nemo(nemo: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    """The decoder's fields, and how many outputs it has."""
+def _decoder_from_nemo(nemo: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """The decoder's fields, and how many outputs it says it has; NeMo often leaves that to the head."""
     outer = Section(nemo, "transf_decoder", "get_nemo_transformer")
     outer.take("config_dict")
     outer.require("model_name", None, "")
@@ -115,9 +115,7 @@ def _decoder_from_nemo(nemo: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     section = Section(nemo, "transf_decoder.config_dict")
     values = {field: section.take(key, default) for field, (key, default) in _DECODER.items()}
     values = {field: float(v) if field.endswith("dropout") else v for field, v in values.items()}
-    outputs = section.take("vocab_size")
-    if not isinstance(outputs, int) or outputs < 1:
-        raise ConfigError(f"transf_decoder.config_dict.vocab_size is {outputs!r}; it must be a whole number")
+    outputs = section.take("vocab_size", None)
     # Kinds of tokens are never given to the decoder; the final norm is read one level above.
     section.ignore("num_token_types", "library", "model_name", "pretrained", "r2l", "pre_ln_final_layer_norm")
     section.finish()
@@ -136,14 +134,20 @@ def _decoder_to_nemo(config: CanaryConfig) -> dict[str, Any]:
     }
 
 
-def _check_head(nemo: Mapping[str, Any], outputs: int) -> None:
+def _outputs(nemo: Mapping[str, Any], decoder: Any) -> int:
+    """How many outputs there are; ConfigError if head and decoder say different numbers, or neither says one."""
     head = Section(nemo, "head", "TokenClassifier")
     head.require("num_layers", 1)
     head.require("log_softmax", True)
-    head.require("num_classes", outputs)
+    said = {size for size in (head.take("num_classes", None), decoder) if isinstance(size, int) and size > 0}
     # One layer has no activation inside, and dropout and initial values are of no use here.
     head.ignore("hidden_size", "activation", "dropout", "use_transformer_init")
     head.finish()
+    if len(said) != 1:
+        raise ConfigError(
+            f"head.num_classes and the decoder's vocab_size must be one number; found {sorted(said)}"
+        )
+    return said.pop()
 
 
 def _prompt_name(nemo: Mapping[str, Any]) -> str:
