@@ -36,7 +36,7 @@ class CanaryTokenizer:
     """
 
     def __init__(self, inner: Tokenizer) -> None:
-        self.inner = inner.inner if isinstance(inner, CanaryTokenizer) else inner
+        self.inner: Tokenizer = inner.inner if isinstance(inner, CanaryTokenizer) else inner
         self.parts: AggregateTokenizer | None = None
         if isinstance(self.inner, AggregateTokenizer):
             self.parts = self.inner
