@@ -148,21 +148,23 @@ class CanaryTask(SpeechTask):
         """The cross-entropy of the batch as `loss`."""
         return {"loss": self._loss(self.encode(batch), batch)[0]}
 
-    def _loss(self, output: EncoderOutput, batch: CanaryBatch) -> tuple[Tensor, int]:
+    def _loss(self, output: EncoderOutput, batch: CanaryBatch) -> tuple[Tensor, Tensor]:
         """The loss a token, and how many tokens count."""
         inputs, labels, counts = targets(
             batch.tokens, batch.token_lengths, batch.prompt_lengths, mask_prompt=self.config.mask_prompt
         )
         log_probs = self.model.forward_tokens(output.states, output.lengths, inputs)
         loss = smoothed_cross_entropy(log_probs, labels, counts, self.config.label_smoothing)
-        return loss, int(counts.sum())
+        return loss, counts.sum()
 
     def training_step(self, batch: CanaryBatch, batch_idx: int) -> Tensor:
         """Computes and logs the loss, the padding shares of encoder and decoder, and the number of tokens."""
         size = len(batch)
-        self.log("train/encoder_padding", batch.padding, batch_size=size)
-        self.log("train/decoder_padding", batch.token_padding, batch_size=size)
-        self.log("train/tokens", float(batch.token_lengths.sum()), batch_size=size)
+        # As tensors: reading their values here would make every step wait for the GPU.
+        samples, tokens = batch.signal_lengths.sum().float(), batch.token_lengths.sum().float()
+        self.log("train/encoder_padding", 1.0 - samples / batch.signal.numel(), batch_size=size)
+        self.log("train/decoder_padding", 1.0 - tokens / batch.tokens.numel(), batch_size=size)
+        self.log("train/tokens", tokens, batch_size=size)
         return super().training_step(batch, batch_idx)
 
     def on_validation_epoch_start(self) -> None:
@@ -180,8 +182,8 @@ class CanaryTask(SpeechTask):
         texts = [self.model.text.decode(hypothesis.tokens) for hypothesis in hypotheses]
         found.spent += time.perf_counter() - began
         loss, tokens = self._loss(output, batch)
-        found.loss += float(loss) * tokens
-        found.tokens += tokens
+        found.loss += float(loss) * int(tokens)
+        found.tokens += int(tokens)
         lengths = (batch.signal_lengths / self.model.sample_rate).tolist()
         found.seconds += sum(lengths)
         for row, (reference, said, seconds) in enumerate(zip(batch.texts, texts, lengths)):

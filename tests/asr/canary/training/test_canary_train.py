@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+import yaml
 
 import aronnax
 from aronnax.cli.main import main
@@ -177,3 +178,24 @@ def test_evaluate_names_a_line_that_lacks_its_target_language(
         main(["evaluate", str(folder), str(manifest), "--device", "cpu"])
     assert stop.value.code == 2
     assert "line 13: the field target_lang is missing" in capsys.readouterr().err
+
+
+def test_the_command_finds_the_type_of_a_checkpoint_that_is_fine_tuned(
+    canary_config, tmp_path, capsys
+) -> None:
+    folder = run(canary_config(steps=3)).folder
+    config = canary_config(
+        steps=3, output=str(tmp_path / "tuned"), init_from=str(folder), tokenizer={"kind": None}
+    )
+    config["model"] = {}
+    path = tmp_path / "tuned.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(path), "task.mask_prompt=true"])
+    assert stop.value.code in (0, None)
+    assert "en-de WER" in capsys.readouterr().out
+    path.write_text(yaml.safe_dump({**config, "model": {"type": "canry"}, "init_from": None}))
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(path)])
+    assert stop.value.code == 2
+    assert "model.type is 'canry'; did you mean canary?" in capsys.readouterr().err
