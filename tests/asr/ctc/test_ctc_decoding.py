@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aronnax.collections.common.nn.confidence import confidence
 from aronnax.collections.asr.ctc.decoding import ctc_greedy
+from aronnax.collections.common.nn.confidence import confidence
 from aronnax.core.errors import OptionError
 
 
