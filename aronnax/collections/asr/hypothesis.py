@@ -17,7 +17,7 @@ class Hypothesis:
     """Frames each token lasts: its run for CTC, 1 for RNN-T, what the model predicted (0 allowed) for TDT."""
     confidences: list[float] = field(default_factory=list)
     """One number from 0 to 1 a token; empty when no confidence was asked for."""
-    log_probs: list[float] = field(default_factory=list)
-    """Log-probability of each token, where the decoder gives them."""
     score: float = 0.0
     """Sum of the tokens' log-probabilities; CTC adds those of the blanks."""
+    log_probs: list[float] = field(default_factory=list)
+    """Log-probability of each token, where the decoder gives them."""

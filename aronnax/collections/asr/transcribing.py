@@ -23,6 +23,7 @@ from aronnax.collections.asr.long_form.engine import (
     hear_rows,
     hear_stream,
 )
+from aronnax.collections.asr.long_form.piecewise import hear_pieces
 from aronnax.collections.asr.long_form.plan import Plan
 from aronnax.collections.asr.reading_ahead import Failed, Group, Opened, batches, groups, in_thread, opened
 from aronnax.collections.asr.words import segments_of
@@ -169,7 +170,8 @@ def _hear_long(model: SpeechRecognizer, recording: Opened, options: Options) -> 
         if options.vad is not None:
             heard, notes = _hear_speech(model, recording, options)
         elif recording.plan.piece is not None:
-            heard, notes = _hear_pieces(model, recording, options), [recording.plan.reason]
+            heard = [_hear_in_pieces(model, recording, [(0, recording.samples)], options)]
+            notes = [recording.plan.reason]
         else:
             rows = _rows_at_once(model, recording.plan, options)
             heard = [
@@ -191,38 +193,47 @@ def _hear_long(model: SpeechRecognizer, recording: Opened, options: Options) -> 
     return Result(recording.index, recording.name, _transcript(model, recording, heard, options, notes))
 
 
-def _hear_pieces(model: SpeechRecognizer, recording: Opened, options: Options) -> list[Heard]:
-    """Hypotheses of a recording's pieces, each heard by itself."""
-    heard: list[Heard] = []
-    pieces = _cut([(0, recording.samples)], recording.plan.piece, model.samples_per_frame)
-    while batch := list(islice(pieces, options.batch_size)):
-        heard.extend(_hear_spans(model, recording, batch, [Plan("full", "a piece")] * len(batch), options))
-    return heard
-
-
 def _hear_speech(
     model: SpeechRecognizer, recording: Opened, options: Options
 ) -> tuple[list[Heard], list[str]]:
     """Hypotheses of the stretches in which the gate hears speech; the others are not decoded."""
     assert options.vad is not None, "without a gate everything is heard"
-    heard: list[Heard] = []
     spoken = 0
     reasons: list[str] = []
-    spans = _spans(recording.stream, options.vad, model.samples_per_frame)
+
+    def counted() -> Iterator[tuple[int, int]]:
+        nonlocal spoken
+        for start, stop in _spans(recording.stream, options.vad, model.samples_per_frame):
+            spoken += stop - start
+            yield start, stop
+
+    heard: list[Heard] = []
+    spans = counted()
     if model.longest_seconds is not None:
-        piece = plan.choose_pieces(
-            model.config, recording.samples, model.longest_seconds, options.chunk
-        ).piece
-        spans = _cut(spans, piece, model.samples_per_frame)
+        heard.append(_hear_in_pieces(model, recording, spans, options))
+        reasons = [recording.plan.note] if recording.plan.note else []
     while batch := list(islice(spans, options.batch_size)):
         plans = [_plan(model, stop - start, options) for start, stop in batch]
-        spoken += sum(stop - start for start, stop in batch)
         heard.extend(_hear_spans(model, recording, batch, plans, options))
         reasons.extend(chosen.reason for chosen in plans if chosen.note and chosen.reason not in reasons)
     share = spoken / recording.samples
     if options.progress is not None:
         options.progress((recording.samples - spoken) / model.sample_rate)
     return heard, [f"voice activity gate {options.vad!r}: {share:.0%} of the recording decoded", *reasons]
+
+
+def _hear_in_pieces(
+    model: SpeechRecognizer, recording: Opened, spans: Iterable[tuple[int, int]], options: Options
+) -> Heard:
+    return hear_pieces(
+        model,
+        recording.stream,
+        spans,
+        recording.plan.piece,
+        options.settings,
+        asked=recording.asked,
+        progress=options.progress,
+    )
 
 
 def _hear_spans(
@@ -254,17 +265,6 @@ def _hear_spans(
             asked=asked,
             progress=options.progress,
         )
-
-
-def _cut(
-    spans: Iterable[tuple[int, int]], piece: int | None, samples_per_frame: int
-) -> Iterator[tuple[int, int]]:
-    """The spans, those longer than `piece` cut into equal parts of whole frames."""
-    for start, stop in spans:
-        count = 1 if piece is None else -(-(stop - start) // piece)
-        frames = -(-(stop - start) // (count * samples_per_frame))
-        step = max(frames, 1) * samples_per_frame
-        yield from ((at, min(at + step, stop)) for at in range(start, stop, step))
 
 
 def _plan(model: SpeechRecognizer, samples: int, options: Options) -> Plan:

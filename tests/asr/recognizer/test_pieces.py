@@ -7,7 +7,7 @@ import pytest
 
 from aronnax.collections.asr.hypothesis import Hypothesis
 from aronnax.collections.asr.long_form.cuts import pieces_of
-from aronnax.collections.asr.long_form.joining import Heard, joined
+from aronnax.collections.asr.long_form.joining import Part, joined
 from aronnax.collections.common.audio.reading import open_audio
 
 RATE, FRAME = 8000, 640
@@ -66,7 +66,7 @@ def test_hours_of_silence_are_cut_too(level):
 
 
 def heard(tokens, frames, first, last):
-    return Heard(Hypothesis(list(tokens), list(frames), [1] * len(tokens), [0.5] * len(tokens)), first, last)
+    return Part(Hypothesis(list(tokens), list(frames), [1] * len(tokens), [0.5] * len(tokens)), first, last)
 
 
 def test_what_both_pieces_heard_is_said_once():

@@ -38,7 +38,7 @@ def loop(tokens: Sequence[int]) -> tuple[int, int] | None:
     return None
 
 
-def without_loop(tokens: Sequence[int]) -> int:
-    """How many of the tokens to keep: all, or up to the end of the first time of what a loop at the end repeats."""
+def stop_at_loop(row: int, tokens: Sequence[int]) -> int | None:
+    """A guard for `generate`: how many tokens of a looping answer to keep, one time of what it repeats; else None."""
     found = loop(tokens)
-    return len(tokens) if found is None else found[0] + found[1]
+    return None if found is None else sum(found)

@@ -14,7 +14,6 @@ from aronnax.collections.asr.canary.config import CanaryConfig
 from aronnax.collections.asr.canary.decoder import TokenClassifier, TransformerDecoder
 from aronnax.collections.asr.canary.decoding import decode_prompted, generation_options
 from aronnax.collections.asr.canary.stepping import Stepper
-from aronnax.collections.asr.canary.timestamps import words_of_canary
 from aronnax.collections.asr.ctc.model import CTCModel
 from aronnax.collections.asr.encoder import EncoderOutput
 from aronnax.collections.asr.hypothesis import Hypothesis
@@ -27,9 +26,7 @@ from aronnax.core.errors import OptionError
 if TYPE_CHECKING:
     from aronnax.collections.asr.encoder import Attention
     from aronnax.collections.asr.transcribing import Result
-    from aronnax.collections.asr.words import Clock
-    from aronnax.collections.common.nn.generation import GenerationOptions
-    from aronnax.collections.common.results import Word
+    from aronnax.collections.common.nn.generation import GenerationOptions, Guard
 
 ALIGNER = "aligner"
 """Folder of the aligner's files beside the model's own, and its name among the weights."""
@@ -138,12 +135,14 @@ class CanaryModel(SpeechRecognizer):
         carry: Any = None,
         prompts: Sequence[Sequence[int]] | None = None,
         generation: GenerationOptions | None = None,
+        guards: Sequence[Guard] = (),
     ) -> tuple[list[Hypothesis], None]:
         """Encoder states [B, T, D] with lengths [B] -> the best hypothesis a row; nothing is carried on.
 
         prompts: ids that each row's decoder starts with, from `encode_prompt`; they may differ in length.
-        None takes the model's defaults. generation: beam, length penalty, sampling. Hypotheses hold the answer
-        alone, special tokens among it, but not its end. Raises OptionError for a prompt that leaves no room.
+        None takes the model's defaults. generation: beam, length penalty, sampling. guards: what may end an answer.
+        Hypotheses hold the answer alone, special tokens among it, but neither its end nor times. Raises
+        OptionError for a prompt that leaves no room.
         """
         self.choose_head(head)
         if carry is not None:
@@ -151,12 +150,8 @@ class CanaryModel(SpeechRecognizer):
         if prompts is None:
             prompts = [self.encode_prompt({}).prompt] * len(states)
         chosen = generation or generation_options(self.config)
-        found = decode_prompted(self, states, lengths, prompts, chosen, confidence)
+        found = decode_prompted(self, states, lengths, prompts, chosen, confidence, guards)
         return [best for best, *_ in found], None
-
-    def words(self, hypothesis: Hypothesis, clock: Clock) -> list[Word]:
-        """The words of a hypothesis with their times."""
-        return words_of_canary(hypothesis, self.text, clock)
 
     def transcribe(
         self,
@@ -171,6 +166,7 @@ class CanaryModel(SpeechRecognizer):
         slots: Mapping[str, Any] | None = None,
         beam: int | None = None,
         length_penalty: float | None = None,
+        guard: bool = True,
         batch_size: int = 8,
         head: str | None = None,
         confidence: str | None = "tsallis",
@@ -186,10 +182,13 @@ class CanaryModel(SpeechRecognizer):
         target_lang: language written; that of the speech by default.
         task: "transcribe" or "translate"; follows from the languages, and is refused if they contradict it.
         pnc: punctuation and upper case. itn: numbers as digits.
-        timestamps: True makes the model write times where it can; False leaves words and segments out.
+        timestamps: None finds when words were said in what the model looked at, or with its aligner; True makes
+            it write the times itself where it has learned to; False leaves words and segments out.
         slots: values of any other slot of the prompt, such as {"decodercontext": "earlier text"}.
         beam, length_penalty: width of the beam and exponent of its length normalisation ((5 + length) / 6).
+        guard: cut off text that repeats itself, and drop text where nobody speaks; False gives all that is written.
         The other options are those of every recogniser; `chunk` is how much is heard at once, "full" for all.
+        Longer recordings are cut in silences where there are any, and with overlap where there are none.
 
         What is not given here is taken from a manifest's line (`source_lang`, `target_lang`, `taskname`, `pnc`,
         ...), then from the checkpoint. A transcript's `language` is the one written.
@@ -209,6 +208,7 @@ class CanaryModel(SpeechRecognizer):
             slots=slots,
             beam=beam,
             length_penalty=length_penalty,
+            guard=guard,
             batch_size=batch_size,
             head=head,
             confidence=confidence,
@@ -233,6 +233,7 @@ class CanaryModel(SpeechRecognizer):
         slots: Mapping[str, Any] | None = None,
         beam: int | None = None,
         length_penalty: float | None = None,
+        guard: bool = True,
         batch_size: int = 8,
         head: str | None = None,
         confidence: str | None = "tsallis",
@@ -253,6 +254,7 @@ class CanaryModel(SpeechRecognizer):
             timestamps=timestamps,
             beam=beam,
             length_penalty=length_penalty,
+            guard=guard,
         )
         options = Options.checked(
             self,

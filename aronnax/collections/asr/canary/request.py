@@ -7,11 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aronnax.collections.asr.canary.decoding import generation_options
+from aronnax.collections.asr.canary.guards import stop_at_loop
+from aronnax.collections.asr.canary.settling import with_times, without_made_up
 from aronnax.collections.common.text.prompts.formats import TASKS, TRANSCRIBE, TRANSLATE
 from aronnax.core.errors import OptionError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from aronnax.collections.asr.canary.model import CanaryModel
+    from aronnax.collections.asr.encoder import EncoderOutput
+    from aronnax.collections.asr.hypothesis import Hypothesis
     from aronnax.collections.asr.inputs import Source
     from aronnax.collections.common.nn.generation import GenerationOptions
 
@@ -25,6 +31,8 @@ class Asked:
 
     prompt: list[int]
     language: str
+    translated: bool = False
+    """Whether another language is written than the one spoken."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,10 @@ class CanaryRequest:
     model: CanaryModel
     slots: Mapping[str, Any]
     generation: GenerationOptions
+    guard: bool = True
+    """Whether loops are cut off and text over silence is dropped."""
+    aligned: bool = True
+    """Whether words get the aligner's times, where the checkpoint has one."""
 
     @classmethod
     def checked(
@@ -44,6 +56,7 @@ class CanaryRequest:
         timestamps: bool | None = None,
         beam: int | None = None,
         length_penalty: float | None = None,
+        guard: bool = True,
     ) -> CanaryRequest:
         """The request of a call; OptionError names what the model cannot be asked, before any recording is read."""
         given = {name: value for name, value in slots.items() if value is not None}
@@ -55,9 +68,8 @@ class CanaryRequest:
             and model.text.frame_ids
         ):
             given.setdefault("timestamp", True)
-        request = cls(
-            model, given, generation_options(model.config, beam=beam, length_penalty=length_penalty)
-        )
+        options = generation_options(model.config, beam=beam, length_penalty=length_penalty)
+        request = cls(model, given, options, guard, timestamps is not False)
         # Values are checked now; what a manifest may still add is filled in for the moment.
         source = given.get("source_lang") or model.text.languages[0]
         target = given.get("target_lang") or _other_language(model, source, given.get("task"))
@@ -68,11 +80,27 @@ class CanaryRequest:
         """The prompt for one recording: the caller's slots, then its manifest line's, then the checkpoint's."""
         slots = self._languages(self._line(source), source.language)
         settled = self._settled(slots)
-        return Asked(self.model.encode_prompt(settled).prompt, _code(settled["target_lang"]))
+        heard, written = _code(settled["source_lang"]), _code(settled["target_lang"])
+        return Asked(self.model.encode_prompt(settled).prompt, written, heard != written)
 
     def keywords(self, asked: Sequence[Asked]) -> dict[str, Any]:
         """Keywords of `CanaryModel.decode`."""
-        return {"prompts": [one.prompt for one in asked], "generation": self.generation}
+        guards = (stop_at_loop,) if self.guard else ()
+        return {"prompts": [one.prompt for one in asked], "generation": self.generation, "guards": guards}
+
+    def settled(
+        self,
+        hypotheses: list[Hypothesis],
+        asked: Sequence[Asked],
+        encoded: EncoderOutput,
+        signals: Sequence[np.ndarray],
+    ) -> list[Hypothesis]:
+        """The hypotheses without what nobody said, every token with its time."""
+        if self.guard:
+            hypotheses = without_made_up(self.model, hypotheses, signals)
+        alignable = [self.aligned and not one.translated for one in asked]
+        prompts = [one.prompt for one in asked]
+        return with_times(self.model, hypotheses, prompts, encoded, signals, alignable)
 
     def _line(self, source: Source) -> dict[str, Any]:
         """The caller's slots over those a manifest's line gives."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aronnax.collections.common.nn.confidence import check_measure, confidence
 from aronnax.collections.asr.hypothesis import Hypothesis
+from aronnax.collections.common.nn.confidence import check_measure, confidence
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,15 @@ class Request(Protocol):
     def keywords(self, asked: Sequence[Any]) -> dict[str, Any]:
         """Keywords of the model's `decode` for a batch whose rows were asked this."""
 
+    def settled(
+        self,
+        hypotheses: list[Hypothesis],
+        asked: Sequence[Any],
+        encoded: EncoderOutput,
+        signals: Sequence[np.ndarray],
+    ) -> list[Hypothesis]:
+        """The hypotheses of a batch as the caller wants them: checked, and timed."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -76,6 +85,9 @@ def hear_rows(
         hypotheses, _ = model.decode(
             encoded.states, encoded.lengths, head=settings.head, confidence=settings.confidence, **prompted
         )
+        if settings.request:
+            asked, signals = [row.asked for row in rows], [signal for signal, _ in padded]
+            hypotheses = settings.request.settled(hypotheses, asked, encoded, signals)
     return [
         Heard(hypothesis, _clock(model, row.offset - silence, row.offset + len(row.signal)))
         for row, (_, silence), hypothesis in zip(rows, padded, hypotheses)

@@ -15,7 +15,7 @@ TOLERANCE = 13
 
 
 @dataclass(frozen=True)
-class Heard:
+class Part:
     """What one piece gave, and the frames [first, last) of it that are the piece's own."""
 
     hypothesis: Hypothesis
@@ -23,7 +23,7 @@ class Heard:
     last: int
 
 
-def joined(pieces: Sequence[Heard]) -> Hypothesis:
+def joined(pieces: Sequence[Part]) -> Hypothesis:
     """The pieces' hypotheses in one.
 
     Two that overlap meet in the middle of the longest row of tokens that both have near the border; where they
@@ -72,7 +72,7 @@ def _longest_common_run(left: Hypothesis, right: Hypothesis, late: int, early: i
 
 
 def _cut(whole: Hypothesis, keep: int) -> None:
-    for values in (whole.tokens, whole.frames, whole.durations, whole.confidences):
+    for values in (whole.tokens, whole.frames, whole.durations, whole.confidences, whole.log_probs):
         del values[keep:]
 
 
@@ -81,4 +81,5 @@ def _extend(whole: Hypothesis, following: Hypothesis, skip: int) -> None:
     whole.frames.extend(following.frames[skip:])
     whole.durations.extend(following.durations[skip:])
     whole.confidences.extend(following.confidences[skip:])
+    whole.log_probs.extend(following.log_probs[skip:])
     whole.score += following.score

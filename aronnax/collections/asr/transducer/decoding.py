@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aronnax.collections.common.nn.confidence import check_measure
-from aronnax.collections.common.nn.confidence import confidence as measured
 from aronnax.collections.asr.hypothesis import Hypothesis
 from aronnax.collections.asr.transducer.graphs import GraphPool
 from aronnax.collections.asr.transducer.greedy import (
@@ -23,6 +21,8 @@ from aronnax.collections.asr.transducer.greedy import (
 )
 from aronnax.collections.asr.transducer.joint import Joint
 from aronnax.collections.asr.transducer.prediction import PredictionNetwork
+from aronnax.collections.common.nn.confidence import check_measure
+from aronnax.collections.common.nn.confidence import confidence as measured
 from aronnax.collections.common.nn.derived import Derived
 
 GRAPH_BLOCK = 8
