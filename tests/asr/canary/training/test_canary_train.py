@@ -199,3 +199,13 @@ def test_the_command_finds_the_type_of_a_checkpoint_that_is_fine_tuned(
         main(["train", str(path)])
     assert stop.value.code == 2
     assert "model.type is 'canry'; did you mean canary?" in capsys.readouterr().err
+
+
+def test_mixed_precision_averaging_and_accumulation_train_too(canary_config) -> None:
+    config = canary_config(steps=3)
+    config["trainer"] |= {"precision": "bf16-mixed", "ema": 0.9, "accumulate": 2}
+    result = run(config)
+    assert result.after["val/loss"] < result.before["val/loss"]
+    loaded = aronnax.load(str(result.folder), device="cpu")
+    for name, tensor in loaded.state_dict().items():
+        assert (tensor == result.model.state_dict()[name]).all(), name
