@@ -62,9 +62,10 @@ class StringMaker:
         around: Surroundings,
         tokenizer: Tokenizer,
         seed: int,
+        lengths: Sequence[float] = LENGTH_WEIGHTS,
     ) -> None:
-        self.groups, self.around, self.tokenizer = groups, around, tokenizer
-        self.longest = len(LENGTH_WEIGHTS)  # digits in a string; a training may begin with fewer
+        self.groups, self.around, self.tokenizer, self.lengths = groups, around, tokenizer, lengths
+        self.longest = len(lengths)  # digits in a string; a training may begin with fewer
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
@@ -94,7 +95,7 @@ class StringMaker:
         weights = [weight for weight, _ in self.groups]
         voices = chance.choices([voices for _, voices in self.groups], weights)[0]
         voice = chance.choice(voices)
-        wanted = 1 + chance.choices(range(self.longest), LENGTH_WEIGHTS[: self.longest])[0]
+        wanted = 1 + chance.choices(range(self.longest), self.lengths[: self.longest])[0]
         close, recorded = chance.random() < 0.3, self.recorder()
         pieces, words = [_silence(0 if chance.random() < 0.35 else chance.expovariate(8))], []
         while len(words) < wanted:
@@ -141,7 +142,7 @@ class StringMaker:
         signal = torch.zeros(len(rows), int(lengths.max()))
         for index, (audio, _) in enumerate(rows):
             signal[index, : len(audio)] = torch.from_numpy(audio)
-        ids = [torch.tensor(self.tokenizer.encode(text)) for _, text in rows]
+        ids = [torch.tensor(self.tokenizer.encode(text), dtype=torch.int64) for _, text in rows]
         return SpeechBatch(
             signal=self.heard(signal, lengths),
             signal_lengths=lengths,

@@ -19,10 +19,11 @@ from evaluate import evaluate
 from strings import StringMaker, Surroundings
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from voices import RATE, WORDS, load_fsdd, real_voices, synthesised_voices
+from voices import RATE, WORDS, Voice, load_fsdd, real_voices, synthesised_voices
 
 from aronnax.collections.asr.hybrid.loss import losses
 from aronnax.collections.asr.hybrid.model import HybridModel, HybridModelConfig
+from aronnax.collections.asr.recognizer import SpeechRecognizer
 from aronnax.collections.common.audio.warp import warp_bands
 from aronnax.collections.common.text import SentencePieceTokenizer
 from aronnax.core.config import load_yaml
@@ -102,9 +103,8 @@ def word_tokenizer() -> SentencePieceTokenizer:
     return SentencePieceTokenizer(model.getvalue())
 
 
-def string_maker(recipe: Recipe, tokenizer: SentencePieceTokenizer) -> StringMaker:
-    """The source of training strings: warped speakers, synthesised voices, rooms and noises."""
-    data, seed = recipe.data, recipe.training.seed
+def sources(data: DataConfig, seed: int) -> tuple[list[tuple[float, list[Voice]]], Surroundings]:
+    """Warped speakers and synthesised voices with their shares; rooms and noises."""
     splits = ("train", "test") if data.test_split else ("train",)
     speakers = load_fsdd(Path(data.fsdd), splits) if data.synthesised_share < 1 else {}
     speakers.pop(data.hold_out or "", None)
@@ -115,11 +115,10 @@ def string_maker(recipe: Recipe, tokenizer: SentencePieceTokenizer) -> StringMak
         Path(data.rir_noise) if data.rir_noise else None, torch.Generator().manual_seed(seed)
     )
     print(f"{len(speakers)} speakers, {len(real)} warped voices, {len(made)} synthesised", flush=True)
-    groups = [(1 - data.synthesised_share, real), (data.synthesised_share, made)]
-    return StringMaker(groups, around, tokenizer, seed)
+    return [(1 - data.synthesised_share, real), (data.synthesised_share, made)], around
 
 
-def perturb_tracts(model: HybridModel, deviation: float) -> None:
+def perturb_tracts(model: SpeechRecognizer, deviation: float) -> None:
     """Stretch the frequency axis of each row's features at random, while the model trains."""
 
     def stretch(module: nn.Module, inputs: object, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -159,7 +158,7 @@ def train(recipe: Recipe) -> HybridModel:
     model = HybridModel(recipe.model, word_tokenizer())
     if config.start:
         model.load_state_dict(HybridModel.from_pretrained(config.start, device="cpu").state_dict())
-    maker = string_maker(recipe, model.tokenizer)
+    maker = StringMaker(*sources(recipe.data, config.seed), model.tokenizer, config.seed)
     average = AveragedModel(model, multi_avg_fn=running_average(config.average), use_buffers=True)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=config.weight_decay)
     parts, first = {"model": model, "average": average, "optimizer": optimizer}, 0
