@@ -153,6 +153,17 @@ def test_a_manifests_own_slots_hold_where_the_caller_gives_none(model: CanaryMod
     assert [one.language for one in asked] == ["en"] * 4  # type: ignore[union-attr]
 
 
+def test_a_manifest_may_say_what_is_translated_into_english(model: CanaryModel, tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = [{"source_lang": "de"}, {}]
+    found = {
+        one.index: one
+        for one in model.transcribe_iter(manifest(tmp_path, lines), task="translate", target_lang="en")
+    }
+    assert found[0].transcript is not None
+    assert found[0].transcript.language == "en"
+    assert "needs a target_lang other than source_lang 'en'" in str(found[1].error)
+
+
 def test_a_bad_line_is_an_error_in_its_place(model: CanaryModel, tmp_path: Path) -> None:
     lines: list[dict[str, Any]] = [{"target_lang": "xx"}, {}, {"pnc": "perhaps"}]
     found = {one.index: one for one in model.transcribe_iter(manifest(tmp_path, lines))}

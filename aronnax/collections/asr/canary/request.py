@@ -71,8 +71,11 @@ class CanaryRequest:
         options = generation_options(model.config, beam=beam, length_penalty=length_penalty)
         request = cls(model, given, options, guard, timestamps is not False)
         # Values are checked now; what a manifest may still add is filled in for the moment.
-        source = given.get("source_lang") or model.text.languages[0]
-        target = given.get("target_lang") or _other_language(model, source, given.get("task"))
+        source, target, task = given.get("source_lang"), given.get("target_lang"), given.get("task")
+        if source is None:
+            first = model.text.languages[0]
+            source = first if target is None or task is None else _to_go_with(model, target, task)
+        target = target or _to_go_with(model, source, task)
         model.encode_prompt(request._settled({**given, "source_lang": source, "target_lang": target}))
         return request
 
@@ -151,11 +154,11 @@ def _task(slots: Mapping[str, Any]) -> str | None:
     return TASKS[task]
 
 
-def _other_language(model: CanaryModel, source: Any, task: Any) -> Any:
-    """A language that goes with the task, to check the rest of a request with."""
+def _to_go_with(model: CanaryModel, language: Any, task: Any) -> Any:
+    """A language that goes with another and the task, to check the rest of a request with."""
     if task is None or _task({"task": task}) == TRANSCRIBE:
-        return source
-    return next((code for code in model.text.languages if code != _code(source)), source)
+        return language
+    return next((code for code in model.text.languages if code != _code(language)), language)
 
 
 def _code(language: Any) -> str:
