@@ -18,9 +18,9 @@ CORE = [
     "huggingface-hub>=0.26",
     "omegaconf>=2.3",
     "pyyaml>=6",
-    # 0.29 brings pydantic, four packages.
-    "typer>=0.12,<0.29",
-    "rich>=13",
+    # Both come with huggingface-hub; typer and rich would be up to eleven packages more.
+    "click>=8.2",
+    "tqdm>=4.66",
 ]
 EXTRAS = {
     "train": [

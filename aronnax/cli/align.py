@@ -5,28 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from aronnax.cli.commands import Argument, Option
 from aronnax.core.errors import OptionError
 
 FORMATS = ("json", "ctm", "srt")
 
 
 def align(
-    audio: Annotated[str, typer.Argument(help="The recording.")],
-    text: Annotated[str | None, typer.Argument(help="What is said in it.")] = None,
-    text_file: Annotated[Path | None, typer.Option(help="A file with the text, instead of TEXT.")] = None,
+    audio: Annotated[str, Argument(help="The recording.")],
+    text: Annotated[str | None, Argument(help="What is said in it.")] = None,
+    text_file: Annotated[Path | None, Option(help="A file with the text, instead of TEXT.")] = None,
     model: Annotated[
         str,
-        typer.Option("--model", "-m", help="A model with a CTC head: name, folder, .nemo file or hub id."),
+        Option("--model", "-m", help="A model with a CTC head: name, folder, .nemo file or hub id."),
     ] = "digits",
-    file_format: Annotated[str, typer.Option("--format", "-f", help="json, ctm or srt.")] = "json",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; stdout by default.")] = None,
-    language: Annotated[
-        str | None, typer.Option(help="Language of the text, for aggregate tokenizers.")
-    ] = None,
-    chunk: Annotated[str, typer.Option(help="auto, full, local, or seconds of a chunk.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is by default.")] = None,
+    file_format: Annotated[str, Option("--format", "-f", help="json, ctm or srt.")] = "json",
+    out: Annotated[Path | None, Option("--out", "-o", help="File to write; stdout by default.")] = None,
+    language: Annotated[str | None, Option(help="Language of the text, for aggregate tokenizers.")] = None,
+    chunk: Annotated[str, Option(help="auto, full, local, or seconds of a chunk.")] = "auto",
+    device: Annotated[str | None, Option(help="cpu, cuda, ...; the best there is by default.")] = None,
 ) -> None:
     """Find when each word of a known text is said.
 
@@ -47,7 +44,7 @@ def align(
     transcript = align_text(recogniser, audio, words, language=language, chunk=_chunk(chunk))
     written = write(transcript, file_format)
     if out is None:
-        typer.echo(written, nl=not written.endswith("\n"))
+        print(written, end="" if written.endswith("\n") else "\n")
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(written, encoding="utf-8")

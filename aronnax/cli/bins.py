@@ -2,56 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from aronnax.cli.commands import Argument, Option
 from aronnax.cli.fit import _need_matplotlib, draw_waste
+from aronnax.cli.terminal import bar
 from aronnax.core.errors import ManifestError, MissingExtraError, OptionError
 
 
 def bins(
     data: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="NeMo manifests, Lhotse cuts (.jsonl.gz) or shar folders; with --fit, overrides too."
-        ),
+        Argument(help="NeMo manifests, Lhotse cuts (.jsonl.gz) or shar folders; with --fit, overrides too."),
     ] = None,
-    buckets: Annotated[int, typer.Option(help="Number of buckets.")] = 30,
-    batch_duration: Annotated[float, typer.Option(help="Seconds in a batch, padding counted.")] = 120.0,
-    min_duration: Annotated[float, typer.Option(help="Leave out shorter recordings (seconds).")] = 0.1,
-    max_duration: Annotated[float | None, typer.Option(help="Leave out longer recordings (seconds).")] = None,
-    limit: Annotated[int, typer.Option(help="Look at no more than so many recordings.")] = 1_000_000,
-    tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer folder, for 2-D buckets.")] = None,
-    sub_buckets: Annotated[int, typer.Option(help="In 2-D: buckets by tokens in each.")] = 2,
+    buckets: Annotated[int, Option(help="Number of buckets.")] = 30,
+    batch_duration: Annotated[float, Option(help="Seconds in a batch, padding counted.")] = 120.0,
+    min_duration: Annotated[float, Option(help="Leave out shorter recordings (seconds).")] = 0.1,
+    max_duration: Annotated[float | None, Option(help="Leave out longer recordings (seconds).")] = None,
+    limit: Annotated[int, Option(help="Look at no more than so many recordings.")] = 1_000_000,
+    tokenizer: Annotated[Path | None, Option(help="Tokenizer folder, for 2-D buckets.")] = None,
+    sub_buckets: Annotated[int, Option(help="In 2-D: buckets by tokens in each.")] = 2,
     prompt: Annotated[
-        str | None, typer.Option(help="In 2-D: count the tokens of this prompt too (canary, canary2).")
+        str | None, Option(help="In 2-D: count the tokens of this prompt too (canary, canary2).")
     ] = None,
-    extra_tokens: Annotated[int, typer.Option(help="In 2-D: tokens around each text.")] = 0,
+    extra_tokens: Annotated[int, Option(help="In 2-D: tokens around each text.")] = 0,
     outlier: Annotated[
-        float, typer.Option(help="In 2-D: leave out tokens per second so many deviations above the mean.")
+        float, Option(help="In 2-D: leave out tokens per second so many deviations above the mean.")
     ] = 4.0,
     fit: Annotated[
         Path | None,
-        typer.Option(help="A training YAML: find the largest batch of each bucket for its model."),
+        Option(help="A training YAML: find the largest batch of each bucket for its model."),
     ] = None,
     memory: Annotated[
         str | None,
-        typer.Option(help="With --fit: budget of a step, e.g. 16GB. Default: most of what is free."),
+        Option(help="With --fit: budget of a step, e.g. 16GB. Default: most of what is free."),
     ] = None,
     two_dimensional: Annotated[
-        bool, typer.Option("--two-dimensional", help="Buckets by seconds and tokens.")
+        bool, Option("--two-dimensional", help="Buckets by seconds and tokens.")
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="With --fit: write the data section here, for `aronnax train CONFIG OUT`."),
+        Option(help="With --fit: write the data section here, for `aronnax train CONFIG OUT`."),
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw padding before and after; needs 2-D or --fit.")
-    ] = None,
+    plot: Annotated[Path | None, Option(help="Draw padding before and after; needs 2-D or --fit.")] = None,
 ) -> None:
     """Estimate duration buckets for a data set.
 
@@ -76,7 +70,8 @@ def bins(
     if plot is not None:
         _need_matplotlib()
     count = None if tokenizer is None else measuring.token_count(tokenizer, prompt, extra_tokens)
-    with _counting() as seen:
+    with bar(None, "{n_fmt} recordings ({elapsed})") as shown:
+        seen = shown.update if shown is not None else lambda: None
         lengths, counts = measuring.measure(data, count, limit, seen)
     inside = [
         i
@@ -101,16 +96,3 @@ def bins(
     if plot is not None:
         draw_waste(before, after, plot)
         print(f"# the plot is in {plot}")
-
-
-@contextmanager
-def _counting() -> Iterator[Callable[[], None]]:
-    """A bar that counts recordings; silent where nobody sits before it."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("recordings", total=None)
-        yield lambda: bar.advance(task)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from aronnax.cli.commands import Argument, Option
 from aronnax.core.errors import OptionError
 
 _DTYPES = ("float32", "float16", "bfloat16")
@@ -15,13 +14,13 @@ _DTYPES = ("float32", "float16", "bfloat16")
 def convert(
     source: Annotated[
         str,
-        typer.Argument(metavar="IN", help="Bundled name, folder, .nemo file, transformers folder or hub id."),
+        Argument(metavar="IN", help="Bundled name, folder, .nemo file, transformers folder or hub id."),
     ],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="A name ending in .nemo, or a folder.")],
+    target: Annotated[Path, Argument(metavar="OUT", help="A name ending in .nemo, or a folder.")],
     dtype: Annotated[
-        str | None, typer.Option(help="Store the folder's weights as float32, float16 or bfloat16.")
+        str | None, Option(help="Store the folder's weights as float32, float16 or bfloat16.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
+    force: Annotated[bool, Option("--force", help="Replace OUT if it is there.")] = False,
 ) -> None:
     """Convert a checkpoint between .nemo and an aronnax folder; transformers' Parakeet layout is read too."""
     import torch

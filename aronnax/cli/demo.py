@@ -10,7 +10,10 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from click import echo, style
+
+from aronnax.cli.commands import Option
+from aronnax.cli.terminal import table
 
 if TYPE_CHECKING:
     from aronnax.collections.asr.recognizer import SpeechRecognizer
@@ -23,8 +26,8 @@ UNHEARD = ("en-us+m7", "en+f5")
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for demo.png.")] = Path(),
-    steps: Annotated[int, typer.Option(help="Optimizer steps of the fine-tuning; 0 leaves it out.")] = 150,
+    out: Annotated[Path, Option(help="Folder for demo.png.")] = Path(),
+    steps: Annotated[int, Option(help="Optimizer steps of the fine-tuning; 0 leaves it out.")] = 150,
 ) -> None:
     """See it work: transcribe bundled recordings, draw demo.png, fine-tune for about a minute."""
     import torch
@@ -43,9 +46,6 @@ def demo(
 
 
 def _transcribe(model: SpeechRecognizer, picture: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     import aronnax
     from aronnax.collections.asr.picture import draw
     from aronnax.collections.common.audio.reading import read_audio
@@ -55,31 +55,31 @@ def _transcribe(model: SpeechRecognizer, picture: Path) -> None:
     paths = [manifest.parent / entry["audio_filepath"] for entry in entries]
     transcripts = model.transcribe(paths)
     assert isinstance(transcripts, list)
-    console = Console()
-    console.print("\n[bold]1. The bundled model [cyan]digits[/cyan] transcribes bundled recordings[/bold]")
+    echo(style("\n1. The bundled model digits transcribes bundled recordings", bold=True))
     for entry, path, transcript in zip(entries, paths, transcripts):
-        right = "[green]right[/green]" if transcript.text == entry["text"] else f"said: {entry['text']}"
-        console.print(f"\n{path.name} ({transcript.duration:.2f} s): [bold]{transcript.text}[/bold]  {right}")
-        table = Table("word", "start, s", "end, s", "confidence", box=None, padding=(0, 2))
-        for word in transcript.words:
-            table.add_row(word.text, f"{word.start:.2f}", f"{word.end:.2f}", f"{word.confidence:.2f}")
-        console.print(table)
+        right = style("right", fg="green") if transcript.text == entry["text"] else f"said: {entry['text']}"
+        said = style(transcript.text, bold=True)
+        echo(f"\n{path.name} ({transcript.duration:.2f} s): {said}  {right}")
+        rows = [
+            (word.text, f"{word.start:.2f}", f"{word.end:.2f}", f"{word.confidence:.2f}")
+            for word in transcript.words
+        ]
+        for line in table(("word", "start, s", "end, s", "confidence"), rows):
+            echo(f"  {line}")
     longest = max(range(len(paths)), key=lambda row: len(transcripts[row].words))
     audio = read_audio(paths[longest], sample_rate=model.sample_rate)
     draw(model, audio.samples, transcripts[longest], picture, title=paths[longest].name)
-    console.print(f"\ndrew {paths[longest].name} with its words: [bold]{picture}[/bold]")
+    echo(f"\ndrew {paths[longest].name} with its words: {style(str(picture), bold=True)}")
 
 
 def _fine_tune(steps: int) -> None:
     """Teach the digits model three new words, which its tokenizer does not even have."""
-    from rich.console import Console
-
     from aronnax.collections.asr.training import TrainConfig, train
     from aronnax.core.config import from_dict
 
-    console = Console()
-    console.print(
-        f"\n[bold]2. Fine-tuning on {steps} batches of synthesised sums[/bold], to learn {', '.join(SIGNS)}: "
+    task = style(f"2. Fine-tuning on {steps} batches of synthesised sums", bold=True)
+    echo(
+        f"\n{task}, to learn {', '.join(SIGNS)}: "
         "three pieces are added to the tokenizer and the old ones keep their rows"
     )
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -99,11 +99,10 @@ def _fine_tune(steps: int) -> None:
             "trainer": {"max_steps": steps, "val_every": steps, "loggers": [], "accelerator": "cpu"},
         }
         result = train(from_dict(TrainConfig, config), say=lambda line: None)
-    before, after = (100 * scores["val/wer"] for scores in (result.before, result.after))
-    console.print(
-        f"WER on sums by voices never heard in training: before [bold]{before:.1f} %[/bold], "
-        f"after [bold]{after:.1f} %[/bold]"
+    before, after = (
+        style(f"{100 * scores['val/wer']:.1f} %", bold=True) for scores in (result.before, result.after)
     )
+    echo(f"WER on sums by voices never heard in training: before {before}, after {after}")
 
 
 def _sums(folder: Path, name: str, count: int, voices: tuple[str, ...]) -> Path:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from aronnax.cli.commands import Argument, Option
+from aronnax.cli.terminal import bar, table
 from aronnax.core.errors import OptionError
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Bundled name, folder, .nemo file or hub id.")],
-    manifest: Annotated[Path, typer.Argument(help="NeMo manifest with texts (JSON lines).")],
-    head: Annotated[str | None, typer.Option(help="ctc, rnnt or tdt; the model's first by default.")] = None,
+    model: Annotated[str, Argument(help="Bundled name, folder, .nemo file or hub id.")],
+    manifest: Annotated[Path, Argument(help="NeMo manifest with texts (JSON lines).")],
+    head: Annotated[str | None, Option(help="ctc, rnnt or tdt; the model's first by default.")] = None,
     normaliser: Annotated[
         str,
-        typer.Option(
+        Option(
             "--normalizer",
             "--normaliser",
             "--normalise",
@@ -32,16 +32,16 @@ def evaluate(
         ),
     ] = "none",
     source_lang: Annotated[
-        str | None, typer.Option(help="Prompted models: language spoken, whatever the manifest says.")
+        str | None, Option(help="Prompted models: language spoken, whatever the manifest says.")
     ] = None,
     target_lang: Annotated[
-        str | None, typer.Option(help="Prompted models: language to write, whatever the manifest says.")
+        str | None, Option(help="Prompted models: language to write, whatever the manifest says.")
     ] = None,
-    beam: Annotated[int | None, typer.Option(help="Prompted models: width of the beam; 1 is greedy.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for summary.json and utterances.jsonl.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Recordings encoded together.")] = 8,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is by default.")] = None,
-    weights: Annotated[str | None, typer.Option(help="int8: 8-bit weights on the CPU.")] = None,
+    beam: Annotated[int | None, Option(help="Prompted models: width of the beam; 1 is greedy.")] = None,
+    out: Annotated[Path | None, Option(help="Folder for summary.json and utterances.jsonl.")] = None,
+    batch_size: Annotated[int, Option(help="Recordings encoded together.")] = 8,
+    device: Annotated[str | None, Option(help="cpu, cuda, ...; the best there is by default.")] = None,
+    weights: Annotated[str | None, Option(help="int8: 8-bit weights on the CPU.")] = None,
 ) -> None:
     """Score a model on a manifest: WER and CER with their parts, BLEU and chrF of translations, and speed.
 
@@ -50,9 +50,6 @@ def evaluate(
     are written a minute are counted. With --out, `utterances.jsonl` has a line an utterance (id, text, pred_text,
     wer, cer) and `summary.json` the totals. The exit status is 1 when a recording could not be read.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from aronnax.collections.asr.evaluation import evaluate as run
     from aronnax.collections.asr.evaluation import write_rows
     from aronnax.collections.asr.recognizer import SpeechRecognizer
@@ -67,15 +64,16 @@ def evaluate(
     asked = {name: value for name, value in asked.items() if value is not None}
     if asked and loaded.model_type != "canary":
         raise OptionError(f"--{next(iter(asked)).replace('_', '-')} is for models that take prompts")
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("seconds of audio", total=seconds or None)
+    with bar(
+        seconds or None, "{l_bar}{bar:30}| {n:.0f} of {total:.0f} s of audio, {remaining} left"
+    ) as shown:
         result = run(
             loaded,
             manifest,
             head=head,
             normalise=normaliser,
             batch_size=batch_size,
-            progress=lambda done: bar.advance(task, done),
+            progress=None if shown is None else shown.update,
             **asked,
         )
     for line in report(result):
@@ -88,14 +86,14 @@ def evaluate(
     for name, reason in result.failed:
         print(f"not scored: {name}: {reason}", file=sys.stderr)
     if result.failed:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def report(result: Evaluation) -> list[str]:
     """The lines a user reads of an evaluation."""
     score, quiet = result.score, result.parts.non_speech
     lines = [f"WER {score.words}", f"CER {score.characters}"] if score.rows else []
-    lines += table(result.parts.groups)
+    lines += by_group(result.parts.groups)
     if quiet.recordings:
         lines.append(f"without speech: {quiet}")
     number = len(score.rows) + quiet.recordings
@@ -106,15 +104,13 @@ def report(result: Evaluation) -> list[str]:
     return lines
 
 
-def table(groups: Sequence[GroupScore]) -> list[str]:
+def by_group(groups: Sequence[GroupScore]) -> list[str]:
     """A row for each language and language pair; nothing where there is but one language and no translation."""
     if len(groups) < 2 and not any(group.translated for group in groups):
         return []
-    lines = [f"{'':10}{'utterances':>12}{'WER %':>9}{'CER %':>9}{'BLEU':>8}{'chrF':>8}"]
+    rows = []
     for group in groups:
-        marks = "".join(
-            f"{value:>8.1f}" if value is not None else f"{'':8}" for value in (group.bleu, group.chrf)
-        )
-        rates = f"{100 * group.words.rate:>9.2f}{100 * group.characters.rate:>9.2f}"
-        lines.append(f"{group.name or 'other':10}{group.utterances:>12}{rates}{marks}".rstrip())
-    return lines
+        marks = ["" if value is None else f"{value:.1f}" for value in (group.bleu, group.chrf)]
+        rates = (f"{100 * group.words.rate:.2f}", f"{100 * group.characters.rate:.2f}")
+        rows.append((group.name or "other", group.utterances, *rates, *marks))
+    return table(("", "utterances", "WER %", "CER %", "BLEU", "chrF"), rows)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aronnax.cli.terminal import status, table
 from aronnax.core.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def fit_batch_sizes(config: Path, data: Sequence[str], options: FitOptions) -> N
 
     if options.plot is not None:
         _need_matplotlib()
-    with _progress() as say:
+    with status() as say:
         settings, task, module = _prepare(config, data, say)
         say("looking at the recordings")
         seen = look_at(module, options.limit)
@@ -201,16 +200,14 @@ def _sizes(buckets: list[Bucket], found: list[Found]) -> list[int]:
 
 
 def _print_table(buckets: list[Bucket], sizes: list[int], found: list[Found], oracle: Oracle) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     trials = {one.bucket: one.trials for one in found}
-    table = Table("seconds", "tokens", "batch size", "of the budget", "trials")
+    rows = []
     for bucket, size in zip(buckets, sizes):
         share = oracle.share(bucket, size)
-        row = (f"{bucket.seconds:g}", bucket.tokens, size, "" if share is None else f"{share:.0%}")
-        table.add_row(*map(str, row), str(trials.get(bucket, "")))
-    Console().print(table)
+        used = "" if share is None else f"{share:.0%}"
+        rows.append((f"{bucket.seconds:g}", bucket.tokens, size, used, trials.get(bucket, "")))
+    for line in table(("seconds", "tokens", "batch size", "of the budget", "trials"), rows, named=False):
+        print(line)
 
 
 def _report_waste(seen: Seen, before: BatchingConfig, after: BatchingConfig) -> tuple[Waste, Waste]:
@@ -264,15 +261,3 @@ def _need_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError("matplotlib", "train", "--plot") from error
-
-
-@contextmanager
-def _progress() -> Iterator[Say]:
-    """A line that says what is being done, where someone sits before it."""
-    from rich.console import Console
-
-    if not sys.stderr.isatty():
-        yield lambda line: None
-        return
-    with Console(stderr=True).status("") as status:
-        yield status.update

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aronnax.cli.output_names import output_names
+from aronnax.cli.terminal import around_bar, bar, complain
 from aronnax.core.errors import AronnaxError, OptionError
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ class _Delivery(ABC):
         self.failed += 1
         said = str(result.error)
         source = "" if result.source is None or result.source in said else f"{result.source}: "
-        print(f"error: {source}{said}", file=sys.stderr)
+        with around_bar():
+            complain(f"{source}{said}")
         self.deliver(result.index, None)
 
     @abstractmethod
@@ -162,8 +164,9 @@ class _Printed(_Delivery):
             line = json.dumps(transcript.to_dict(), ensure_ascii=False) + "\n"
         else:
             line = write(transcript, file_format)
-        sys.stdout.write(line)
-        sys.stdout.flush()
+        with around_bar():
+            sys.stdout.write(line)
+            sys.stdout.flush()
 
 
 @dataclass
@@ -175,7 +178,6 @@ class _Bar:
     files: int = 0
     started: float = field(default_factory=time.perf_counter)
     shown: Any = None
-    task: Any = None
 
     def advance(self, seconds: float) -> None:
         """So many seconds of audio more are done."""
@@ -191,35 +193,24 @@ class _Bar:
         if self.shown is not None:
             speed = self.audio / max(time.perf_counter() - self.started, 1e-3)
             said = f"{self.audio / 60:.1f} min of audio, {speed:.0f}x real time"
-            self.shown.update(self.task, completed=self.files, description=said)
+            self.shown.set_description_str(said, refresh=False)
+            self.shown.update(self.files - self.shown.n)
 
 
 @contextmanager
-def _bar(total: int) -> Iterator[_Bar]:
-    bar = _Bar(total)
-    if not sys.stderr.isatty():
-        yield bar
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    # Text for a terminal is drawn around the bar; text for a pipe must stay on stdout.
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()
-    ) as shown:
-        bar.shown, bar.task = shown, shown.add_task("", total=total)
-        yield bar
+def _hearing_bar(total: int) -> Iterator[_Bar]:
+    with bar(total, "{n_fmt}/{total_fmt} |{bar:30}| {desc} {elapsed}") as shown:
+        yield _Bar(total, shown=shown)
 
 
 def _run(recogniser: SpeechRecognizer, found: list[Any], options: dict[str, Any], delivery: _Delivery) -> int:
     """Transcribe everything; the exit status."""
-    with _bar(len(found)) as bar:
+    with _hearing_bar(len(found)) as heard:
         try:
-            with closing(recogniser.transcribe_iter(found, progress=bar.advance, **options)) as results:
+            with closing(recogniser.transcribe_iter(found, progress=heard.advance, **options)) as results:
                 for result in results:
                     delivery.take(result)
-                    bar.finished()
+                    heard.finished()
         except KeyboardInterrupt:
             where = delivery.finish()
             print(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from aronnax.cli.commands import Argument, Option
 from aronnax.core.errors import AronnaxError
 
 if TYPE_CHECKING:
@@ -15,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="Bundled name, folder, .nemo file or hub id.")],
-    config: Annotated[bool, typer.Option("--config", help="Print the whole configuration too.")] = False,
-    tensors: Annotated[bool, typer.Option("--tensors", help="List every stored tensor too.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    model: Annotated[str, Argument(help="Bundled name, folder, .nemo file or hub id.")],
+    config: Annotated[bool, Option("--config", help="Print the whole configuration too.")] = False,
+    tensors: Annotated[bool, Option("--tensors", help="List every stored tensor too.")] = False,
+    json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Describe any checkpoint: its format, family, size, vocabulary and whether it loads."""
     from aronnax.core import hub

@@ -30,46 +30,51 @@ def _load(verb: str) -> Callable[..., None]:
     return command
 
 
-def _placeholder(summary: str) -> Callable[[], None]:
-    """A command that only lists itself in the help page; it is never run, since its verb would have been loaded."""
-
-    def command() -> None: ...
-
-    command.__doc__ = summary
-    return command
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb; errors raised on purpose become one sentence on stderr and exit status 2."""
-    import typer
-
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["--version"]:
         print(f"aronnax {__version__}")
         return
-    asked = next((word for word in arguments if not word.startswith("-")), None)
-    app = typer.Typer(
-        name="aronnax",
+    import click
+
+    from aronnax.cli.commands import WIDTH, command
+    from aronnax.cli.terminal import complain
+
+    class Verbs(click.Group):
+        """Loads the verb that is asked for, and lists all."""
+
+        def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+            return command(_load(name)) if name in VERBS else None
+
+        def list_commands(self, ctx: click.Context) -> list[str]:
+            return list(VERBS)
+
+        def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+            with formatter.section("Verbs"):
+                formatter.write_dl(list(VERBS.items()))
+
+    app = Verbs(
         help="Run, train and study public speech models.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
+        params=[click.Option(["--version"], is_flag=True, help="Print the version and stop.")],
+        subcommand_metavar="VERB ...",
+        epilog="`aronnax VERB --help` is a verb's manual.",
+        context_settings={"max_content_width": WIDTH},
     )
-
-    @app.callback()
-    def options(
-        version: bool = typer.Option(False, "--version", help="Print the version and stop."),
-    ) -> None: ...
-
     try:
-        for verb, summary in VERBS.items():
-            command = _load(verb) if verb == asked else _placeholder(summary)
-            app.command(verb)(command)
-        app(args=arguments, prog_name="aronnax")
+        stopped = app.main(arguments or ["--help"], "aronnax", standalone_mode=False)
+        sys.exit(stopped or (0 if arguments else 2))
+    except click.UsageError as error:
+        manual = f"; see {error.ctx.command_path} --help" if error.ctx is not None else ""
+        complain(f"{error.format_message().rstrip('.')}{manual}")
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        complain(error.format_message())
+        sys.exit(error.exit_code)
     except AronnaxError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(str(error))
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from aronnax.cli.commands import Argument, Option
 from aronnax.core.errors import MissingExtraError, OptionError
 
 _SHOWN = 3
@@ -16,20 +15,16 @@ _SHOWN = 3
 def prepare(
     recipe: Annotated[
         str,
-        typer.Argument(help="fsdd, folder, librispeech, or any recipe of Lhotse's that needs only a folder."),
+        Argument(help="fsdd, folder, librispeech, or any recipe of Lhotse's that needs only a folder."),
     ],
-    source: Annotated[
-        Path, typer.Argument(help="The corpus as it was unpacked; for `folder` also a TSV or CSV.")
-    ],
-    out: Annotated[Path, typer.Argument(help="Folder to write to.")],
-    format: Annotated[
-        str, typer.Option(help="nemo (.jsonl), lhotse (.jsonl.gz) or shar (folders).")
-    ] = "nemo",
+    source: Annotated[Path, Argument(help="The corpus as it was unpacked; for `folder` also a TSV or CSV.")],
+    out: Annotated[Path, Argument(help="Folder to write to.")],
+    format: Annotated[str, Option(help="nemo (.jsonl), lhotse (.jsonl.gz) or shar (folders).")] = "nemo",
     split: Annotated[
         str | None,
-        typer.Option(help="Parts to write (dev,test), or shares to deal all anew (train:0.9,dev:0.1)."),
+        Option(help="Parts to write (dev,test), or shares to deal all anew (train:0.9,dev:0.1)."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the dealing by shares.")] = 0,
+    seed: Annotated[int, Option(help="Of the dealing by shares.")] = 0,
 ) -> None:
     """Write manifests or Lhotse cuts for a corpus or a folder.
 

@@ -6,32 +6,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from aronnax.cli.commands import Argument, Option
 from aronnax.core.errors import MissingExtraError, OptionError
 
 
 def tokenizer(
     manifests: Annotated[
         list[Path],
-        typer.Argument(help="NeMo manifests, Lhotse cuts (.jsonl.gz), or text files, one text a line."),
+        Argument(help="NeMo manifests, Lhotse cuts (.jsonl.gz), or text files, one text a line."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for tokenizer.model and its companions.")],
-    vocab_size: Annotated[
-        int, typer.Option(help="Pieces in all; for char and characters at most so many.")
-    ] = 1024,
+    out: Annotated[Path, Option(help="Folder for tokenizer.model and its companions.")],
+    vocab_size: Annotated[int, Option(help="Pieces in all; for char and characters at most so many.")] = 1024,
     type: Annotated[
-        str, typer.Option(help="bpe, unigram, char (SentencePiece), or characters (a plain list of labels).")
+        str, Option(help="bpe, unigram, char (SentencePiece), or characters (a plain list of labels).")
     ] = "bpe",
     special: Annotated[
-        list[str] | None, typer.Option(help="A piece that always stands whole, such as <|en|>.")
+        list[str] | None, Option(help="A piece that always stands whole, such as <|en|>.")
     ] = None,
-    lower: Annotated[bool, typer.Option(help="Lower-case all text.")] = False,
-    coverage: Annotated[
-        float, typer.Option(help="Share of the characters to know; 0.9995 for Chinese.")
-    ] = 1.0,
-    max_texts: Annotated[int | None, typer.Option(help="Train on a random choice of so many texts.")] = None,
-    seed: Annotated[int, typer.Option(help="Of that choice.")] = 0,
+    lower: Annotated[bool, Option(help="Lower-case all text.")] = False,
+    coverage: Annotated[float, Option(help="Share of the characters to know; 0.9995 for Chinese.")] = 1.0,
+    max_texts: Annotated[int | None, Option(help="Train on a random choice of so many texts.")] = None,
+    seed: Annotated[int, Option(help="Of that choice.")] = 0,
 ) -> None:
     """Train a SentencePiece tokenizer on manifests.
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from aronnax.cli.commands import Argument
 from aronnax.core.errors import MissingExtraError
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML file; see examples/asr/*.yaml and docs/training.md.")],
+    config: Annotated[Path, Argument(help="YAML file; see examples/asr/*.yaml and docs/training.md.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="Changes on top, e.g. data.train=train.jsonl trainer.max_steps=100."),
+        Argument(help="Changes on top, e.g. data.train=train.jsonl trainer.max_steps=100."),
     ] = None,
 ) -> None:
     """Train or fine-tune a model from a YAML configuration.

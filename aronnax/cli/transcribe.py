@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from aronnax.cli.commands import Argument, Option
 from aronnax.cli.hearing import Loading, hear
 
 DEFAULT_MODEL = "nvidia/parakeet-tdt-0.6b-v3"
@@ -14,44 +13,40 @@ DEFAULT_MODEL = "nvidia/parakeet-tdt-0.6b-v3"
 
 def transcribe(
     inputs: Annotated[
-        list[str], typer.Argument(help="Recordings, folders, NeMo manifests (.json, .jsonl), or - for stdin.")
+        list[str], Argument(help="Recordings, folders, NeMo manifests (.json, .jsonl), or - for stdin.")
     ],
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Bundled name, folder, .nemo file or hub id.")
+        str, Option("--model", "-m", help="Bundled name, folder, .nemo file or hub id.")
     ] = DEFAULT_MODEL,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", "-f", help="txt, json, srt, vtt or ctm; may be repeated.")
+        list[str] | None, Option("--format", "-f", help="txt, json, srt, vtt or ctm; may be repeated.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the files.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Recordings encoded together.")] = 8,
-    head: Annotated[str | None, typer.Option(help="ctc, rnnt or tdt; the model's first by default.")] = None,
-    chunk: Annotated[str, typer.Option(help="auto, full, local, or seconds of a chunk.")] = "auto",
-    vad: Annotated[
-        str | None, typer.Option(help="energy or silero: decode only where there is speech.")
-    ] = None,
-    confidence: Annotated[str, typer.Option(help="tsallis, max_prob or none.")] = "tsallis",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is by default.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    weights: Annotated[str | None, typer.Option(help="int8: 8-bit weights on the CPU.")] = None,
-    language: Annotated[str | None, typer.Option(help="Written to the results.")] = None,
-    source_lang: Annotated[str | None, typer.Option(help="Prompted models: language spoken.")] = None,
-    target_lang: Annotated[str | None, typer.Option(help="Prompted models: language written.")] = None,
-    task: Annotated[str | None, typer.Option(help="Prompted models: transcribe or translate.")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="Folder for the files.")] = None,
+    batch_size: Annotated[int, Option(help="Recordings encoded together.")] = 8,
+    head: Annotated[str | None, Option(help="ctc, rnnt or tdt; the model's first by default.")] = None,
+    chunk: Annotated[str, Option(help="auto, full, local, or seconds of a chunk.")] = "auto",
+    vad: Annotated[str | None, Option(help="energy or silero: decode only where there is speech.")] = None,
+    confidence: Annotated[str, Option(help="tsallis, max_prob or none.")] = "tsallis",
+    device: Annotated[str | None, Option(help="cpu, cuda, ...; the best there is by default.")] = None,
+    dtype: Annotated[str | None, Option(help="float32, bfloat16 or float16.")] = None,
+    weights: Annotated[str | None, Option(help="int8: 8-bit weights on the CPU.")] = None,
+    language: Annotated[str | None, Option(help="Written to the results.")] = None,
+    source_lang: Annotated[str | None, Option(help="Prompted models: language spoken.")] = None,
+    target_lang: Annotated[str | None, Option(help="Prompted models: language written.")] = None,
+    task: Annotated[str | None, Option(help="Prompted models: transcribe or translate.")] = None,
     pnc: Annotated[
-        bool | None, typer.Option("--pnc/--no-pnc", help="Prompted models: punctuation and upper case.")
+        bool | None, Option("--pnc/--no-pnc", help="Prompted models: punctuation and upper case.")
     ] = None,
-    itn: Annotated[
-        bool | None, typer.Option("--itn/--no-itn", help="Prompted models: numbers as digits.")
-    ] = None,
+    itn: Annotated[bool | None, Option("--itn/--no-itn", help="Prompted models: numbers as digits.")] = None,
     timestamps: Annotated[
         bool | None,
-        typer.Option("--timestamps/--no-timestamps", help="Prompted models: have the model write times."),
+        Option("--timestamps/--no-timestamps", help="Prompted models: have the model write times."),
     ] = None,
-    beam: Annotated[int | None, typer.Option(help="Prompted models: hypotheses kept; 1 is greedy.")] = None,
+    beam: Annotated[int | None, Option(help="Prompted models: hypotheses kept; 1 is greedy.")] = None,
     length_penalty: Annotated[
-        float | None, typer.Option(help="Prompted models: exponent of the beam's length normalisation.")
+        float | None, Option(help="Prompted models: exponent of the beam's length normalisation.")
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say how each recording is read.")] = False,
+    verbose: Annotated[bool, Option("--verbose", "-v", help="Say how each recording is read.")] = False,
 ) -> None:
     """Turn recordings into text with word times and confidences.
 
@@ -82,4 +77,4 @@ def transcribe(
         "language": language,
     }
     loading = Loading(model, device, dtype, weights)
-    raise typer.Exit(hear(inputs, loading, formats, out, options, asked, verbose))
+    raise SystemExit(hear(inputs, loading, formats, out, options, asked, verbose))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from aronnax.cli.commands import Argument, Option
 from aronnax.cli.hearing import Loading, hear
 
 DEFAULT_MODEL = "nvidia/canary-1b-flash"
@@ -14,36 +13,34 @@ DEFAULT_MODEL = "nvidia/canary-1b-flash"
 
 def translate(
     inputs: Annotated[
-        list[str], typer.Argument(help="Recordings, folders, NeMo manifests (.json, .jsonl), or - for stdin.")
+        list[str], Argument(help="Recordings, folders, NeMo manifests (.json, .jsonl), or - for stdin.")
     ],
-    source: Annotated[str | None, typer.Option("--from", help="Language spoken, such as de.")] = None,
-    target: Annotated[str | None, typer.Option("--to", help="Language written, such as en.")] = None,
+    source: Annotated[str | None, Option("--from", help="Language spoken, such as de.")] = None,
+    target: Annotated[str | None, Option("--to", help="Language written, such as en.")] = None,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Bundled name, folder, .nemo file or hub id.")
+        str, Option("--model", "-m", help="Bundled name, folder, .nemo file or hub id.")
     ] = DEFAULT_MODEL,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", "-f", help="txt, json, srt, vtt or ctm; may be repeated.")
+        list[str] | None, Option("--format", "-f", help="txt, json, srt, vtt or ctm; may be repeated.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the files.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Recordings encoded together.")] = 8,
-    pnc: Annotated[bool | None, typer.Option("--pnc/--no-pnc", help="Punctuation and upper case.")] = None,
-    itn: Annotated[bool | None, typer.Option("--itn/--no-itn", help="Numbers as digits.")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="Folder for the files.")] = None,
+    batch_size: Annotated[int, Option(help="Recordings encoded together.")] = 8,
+    pnc: Annotated[bool | None, Option("--pnc/--no-pnc", help="Punctuation and upper case.")] = None,
+    itn: Annotated[bool | None, Option("--itn/--no-itn", help="Numbers as digits.")] = None,
     timestamps: Annotated[
-        bool | None, typer.Option("--timestamps/--no-timestamps", help="Have the model write times.")
+        bool | None, Option("--timestamps/--no-timestamps", help="Have the model write times.")
     ] = None,
-    beam: Annotated[int | None, typer.Option(help="Hypotheses kept; 1 is greedy.")] = None,
+    beam: Annotated[int | None, Option(help="Hypotheses kept; 1 is greedy.")] = None,
     length_penalty: Annotated[
-        float | None, typer.Option(help="Exponent of the beam's length normalisation.")
+        float | None, Option(help="Exponent of the beam's length normalisation.")
     ] = None,
-    chunk: Annotated[str, typer.Option(help="auto, full, or seconds heard at once.")] = "auto",
-    vad: Annotated[
-        str | None, typer.Option(help="energy or silero: decode only where there is speech.")
-    ] = None,
-    confidence: Annotated[str, typer.Option(help="tsallis, max_prob or none.")] = "tsallis",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is by default.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    weights: Annotated[str | None, typer.Option(help="int8: 8-bit weights on the CPU.")] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say how each recording is read.")] = False,
+    chunk: Annotated[str, Option(help="auto, full, or seconds heard at once.")] = "auto",
+    vad: Annotated[str | None, Option(help="energy or silero: decode only where there is speech.")] = None,
+    confidence: Annotated[str, Option(help="tsallis, max_prob or none.")] = "tsallis",
+    device: Annotated[str | None, Option(help="cpu, cuda, ...; the best there is by default.")] = None,
+    dtype: Annotated[str | None, Option(help="float32, bfloat16 or float16.")] = None,
+    weights: Annotated[str | None, Option(help="int8: 8-bit weights on the CPU.")] = None,
+    verbose: Annotated[bool, Option("--verbose", "-v", help="Say how each recording is read.")] = False,
 ) -> None:
     """Turn recordings in one language into text in another.
 
@@ -69,4 +66,4 @@ def translate(
         "language": None,
     }
     loading = Loading(model, device, dtype, weights)
-    raise typer.Exit(hear(inputs, loading, formats, out, options, asked, verbose))
+    raise SystemExit(hear(inputs, loading, formats, out, options, asked, verbose))

@@ -65,8 +65,9 @@ def estimate_bins_2d(
             f"{len(durations)} durations and {len(tokens)} token counts cannot fill {buckets} x {sub_buckets} buckets"
         )
     lengths = np.asarray(durations, dtype=np.float32)
-    order = np.lexsort((tokens, lengths))
-    lengths, counts = lengths[order], np.asarray(tokens, dtype=np.int32)[order]
+    counts = np.asarray(tokens, dtype=np.int32)
+    order = np.lexsort((counts, lengths))
+    lengths, counts = lengths[order], counts[order]
     last = lengths[-1].round(3) if max_duration is None else np.float32(max_duration)
     starts = _equal_shares(lengths, buckets)
     ends = [(lengths[start].round(3), start) for start in starts] + [(last, len(lengths))]
@@ -85,7 +86,8 @@ def estimate_bins_2d(
 
 def _equal_shares(ordered: np.ndarray, parts: int) -> list[int]:
     """Where each part but the first begins, when a part ends as soon as it holds more than its share."""
-    share, starts, start = ordered.sum() / parts, [], 0
+    share, start = ordered.sum() / parts, 0
+    starts: list[int] = []
     while True:
         # From its first element on, in the data's own precision.
         held = np.cumsum(ordered[start:], dtype=ordered.dtype if ordered.dtype.kind == "f" else np.int64)
