@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aronnax.collections.common.nn.linear import Dropout, Linear
+from aronnax.collections.common.nn.linear import Dropout, StepLinear
 from aronnax.collections.common.nn.masks import any_padding, valid_frames
 from aronnax.core.errors import ConfigError, OptionError
 
@@ -128,10 +128,10 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.heads = config.n_heads
-        self.query_net = Linear(width, width)
-        self.key_net = Linear(width, width)
-        self.value_net = Linear(width, width)
-        self.out_projection = Linear(width, width)
+        self.query_net = StepLinear(width, width)
+        self.key_net = StepLinear(width, width)
+        self.value_net = StepLinear(width, width)
+        self.out_projection = StepLinear(width, width)
         self.attention_dropout = config.attention_dropout
         self.dropout = Dropout(config.layer_dropout)
 
@@ -168,8 +168,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: TransformerDecoderConfig) -> None:
         super().__init__()
-        self.dense_in = Linear(config.hidden_size, config.inner_size)
-        self.dense_out = Linear(config.inner_size, config.hidden_size)
+        self.dense_in = StepLinear(config.hidden_size, config.inner_size)
+        self.dense_out = StepLinear(config.inner_size, config.hidden_size)
         self.activation = F.relu if config.activation == "relu" else F.gelu
         self.dropout = Dropout(config.ffn_dropout)
 
@@ -321,7 +321,7 @@ class TransformerDecoder(nn.Module):
 class _Output(nn.Module):
     def __init__(self, width: int, vocab_size: int) -> None:
         super().__init__()
-        self.layer0 = Linear(width, vocab_size)
+        self.layer0 = StepLinear(width, vocab_size)
 
 
 class TokenClassifier(nn.Module):
