@@ -64,6 +64,14 @@ parity: $(STAMP) $(PARITY_STAMP)
 	done
 	@$(NEMO_PYTHON) tests/parity/make/nemo_archives.py tests/parity/fixtures/nemo > /dev/null 2>&1 || \
 		{ echo "NeMo could not write the archives"; exit 1; }
+	@$(NEMO_PYTHON) tests/parity/make/canary_archives.py tests/parity/fixtures/canary > /dev/null 2>&1 || \
+		{ echo "NeMo could not write the Canary archives"; exit 1; }
+	@if [ -n "$(NEMO_SCRIPTS)" ]; then \
+		PYTHONPATH=. $(NEMO_PYTHON) tests/parity/make/bins_2d.py "$(NEMO_SCRIPTS)" > /dev/null 2>&1 || \
+			{ echo "NeMo could not write the 2-D bins"; exit 1; }; \
+	else \
+		echo "the 2-D bins are kept: NeMo's wheel lacks their script (NEMO_SCRIPTS=checkout/scripts/speech_recognition)"; \
+	fi
 	@ARONNAX_NEMO_PYTHON=$(NEMO_PYTHON) $(BIN)/python -m pytest -q -m "slow or not slow" tests/parity
 
 bench: $(STAMP) $(PARITY_STAMP)
