@@ -33,6 +33,7 @@ EXTRAS = {
         "tensorboard>=2.16",
         "matplotlib>=3.8",
     ],
+    "meeting": ["meeteval>=0.4", "pyannote.metrics>=3.2"],
     "media": ["av>=13"],
     "speak": ["espeakng-loader>=0.2"],
 }
@@ -41,6 +42,8 @@ EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement
 # Not in [all]: silero-vad brings torchaudio, whose wheels fit one torch only, and datasets is large.
 EXTRAS["vad"] = ["silero-vad>=5"]
 EXTRAS["hf"] = ["datasets>=3"]
+# Nor this one: it needs the system's PortAudio.
+EXTRAS["live"] = ["sounddevice>=0.4"]
 
 setup(
     name="aronnax",

@@ -71,7 +71,7 @@ class Options:
                 f" {model.max_speakers} speakers apart"
             )
         _check_latency(model, latency)
-        processing = postprocessing.choose(preset, replaced or {})
+        processing = postprocessing.choose(preset, replaced or {}, streaming=model.config.streaming)
         return cls(latency, batch_size, processing, sample_rate, channels == "apart", num_speakers, progress)
 
 

@@ -56,11 +56,19 @@ POSTPROCESSING: Mapping[str, PostProcessing] = {
 """The published values, tuned on DIHARD 3 (development) and CALLHOME (part 1) for the v1 and v2 checkpoints."""
 
 
-def choose(preset: str | None, replaced: Mapping[str, float | None]) -> PostProcessing:
-    """A preset ("none" when None) with the values that are not None put in place of its own."""
+def choose(
+    preset: str | None, replaced: Mapping[str, float | None], *, streaming: bool = True
+) -> PostProcessing:
+    """A preset ("none" when None) with the values that are not None put in place of its own.
+
+    `dihard3` and `callhome` mean the version tuned for the kind of model: v2 for `streaming` ones, else v1.
+    """
     name = preset or "none"
+    if name in ("dihard3", "callhome"):
+        name = f"{name}-{'v2' if streaming else 'v1'}"
     if name not in POSTPROCESSING:
-        raise OptionError(f"preset={preset!r} is not known: use one of {', '.join(POSTPROCESSING)}")
+        known = ", ".join(["dihard3", "callhome", *POSTPROCESSING])
+        raise OptionError(f"preset={preset!r} is not known: use one of {known}")
     return replace(
         POSTPROCESSING[name], **{key: value for key, value in replaced.items() if value is not None}
     )
@@ -71,8 +79,8 @@ def segments(probabilities: np.ndarray, options: PostProcessing, frame_seconds: 
 
     A turn that lasts to the end ends one step of the grid before it, as in the reference.
     """
-    fine = np.repeat(np.asarray(probabilities, np.float32), round(frame_seconds / GRID))
-    found = _merged(_padded(_speaking(fine, options), options))
+    fine = on_grid(probabilities, frame_seconds)
+    found = _merged(_padded(speaking(fine, options), options))
     if len(found) and options.min_duration_on > 0:
         found = found[_length(found) >= np.float32(options.min_duration_on)]
     if len(found) and options.min_duration_off > 0:
@@ -81,6 +89,11 @@ def segments(probabilities: np.ndarray, options: PostProcessing, frame_seconds: 
             np.concatenate([found, gaps[~(_length(gaps) >= np.float32(options.min_duration_off))]])
         )
     return found
+
+
+def on_grid(probabilities: np.ndarray, frame_seconds: float = 0.08) -> np.ndarray:
+    """Probabilities [T] of frames as float32 on the grid [G]."""
+    return np.repeat(np.asarray(probabilities, np.float32), round(frame_seconds / GRID))
 
 
 def turns(
@@ -109,8 +122,8 @@ def as_options(options: PostProcessing) -> dict[str, float]:
     return asdict(options)
 
 
-def _speaking(fine: np.ndarray, options: PostProcessing) -> np.ndarray:
-    """Whether the speaker speaks at each step [G], by a switch with two thresholds.
+def speaking(fine: np.ndarray, options: PostProcessing, before: bool = False) -> np.ndarray:
+    """Whether the speaker speaks at each step [G], by a switch with two thresholds; `before` is its first state.
 
     A step sets the switch, or leaves it, or (with an offset above the onset) throws it over. So the state is what
     the last setting step said, thrown over as often as steps since then did.
@@ -119,9 +132,9 @@ def _speaking(fine: np.ndarray, options: PostProcessing) -> np.ndarray:
     sets = above != below
     thrown = np.cumsum(above & below)
     last = np.maximum.accumulate(np.where(sets, np.arange(1, len(fine) + 1), 0))
-    said = np.concatenate([[False], above])[last]
-    before = np.concatenate([[0], thrown])[last]
-    return said ^ ((thrown - before) % 2 == 1)
+    said = np.concatenate([[before], above])[last]
+    until = np.concatenate([[0], thrown])[last]
+    return said ^ ((thrown - until) % 2 == 1)
 
 
 def _padded(speaking: np.ndarray, options: PostProcessing) -> np.ndarray:

@@ -82,7 +82,7 @@ def test_an_arrow_in_srt_text_cannot_be_taken_for_a_time_line() -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_empty_transcript_is_written_in_every_format(name: str) -> None:
     content = write(Transcript("", 0.0), name)
-    expected = {"txt": "\n", "srt": "", "ctm": "", "vtt": "WEBVTT\n"}
+    expected = {"txt": "\n", "srt": "", "ctm": "", "stm": "", "vtt": "WEBVTT\n"}
     assert name == "json" or content == expected[name]
 
 

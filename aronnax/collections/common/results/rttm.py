@@ -67,7 +67,7 @@ def read_rttm(
     that begins or ends beyond the end is one too.
     """
     found: dict[str, list[Turn]] = {}
-    for line in _lines(Path(path)):
+    for line in lines(Path(path)):
         kind = line.fields[0].upper()
         if kind in OTHER_TYPES:
             continue
@@ -92,7 +92,7 @@ def read_rttm(
 def read_uem(path: str | Path) -> dict[str, tuple[tuple[float, float], ...]]:
     """The (start, end) regions to be scored of each recording that a UEM file names, sorted."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for line in _lines(Path(path)):
+    for line in lines(Path(path)):
         if len(line.fields) < 4:
             line.fail(
                 f"a UEM line has 4 fields (recording, channel, start, end) and this one has {len(line.fields)}"
@@ -107,7 +107,7 @@ def read_uem(path: str | Path) -> dict[str, tuple[tuple[float, float], ...]]:
 def read_ctm(path: str | Path) -> dict[str, tuple[Word, ...]]:
     """The words of each recording that a CTM file names, sorted by start; a 7th field is the speaker."""
     found: dict[str, list[Word]] = {}
-    for line in _lines(Path(path)):
+    for line in lines(Path(path)):
         if len(line.fields) < 5:
             line.fail(f"a CTM line has at least 5 fields and this one has {len(line.fields)}")
         start, duration = line.seconds(2, "the start"), line.seconds(3, "the duration")
@@ -138,7 +138,8 @@ def _check_recording(
         line.fail(f"the turn ends at {end:.3f} s but the recording {name!r} ends at {recordings[name]:.3f} s")
 
 
-def _lines(path: Path) -> Iterator[Line]:
+def lines(path: Path) -> Iterator[Line]:
+    """The lines of one of NIST's files, without comments; ManifestError if it cannot be read."""
     try:
         file = path.open("rb")
     except OSError as error:

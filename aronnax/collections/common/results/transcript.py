@@ -50,15 +50,21 @@ class Segment:
     confidence: float | None = None
     words: tuple[Word, ...] = ()
 
+    @property
+    def speaker(self) -> str | None:
+        """Who says it: the speaker of its first word, since no segment goes on past a change of speakers."""
+        return self.words[0].speaker if self.words else None
+
     def to_dict(self) -> dict[str, Any]:
-        """The segment and its words as plain values."""
-        return {
+        """The segment and its words as plain values; `speaker` is left out when unknown."""
+        plain: dict[str, Any] = {
             "text": self.text,
             "start": self.start,
             "end": self.end,
             "confidence": self.confidence,
             "words": [word.to_dict() for word in self.words],
         }
+        return plain if self.speaker is None else {**plain, "speaker": self.speaker}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Segment:
@@ -123,7 +129,7 @@ class Transcript:
         )
 
     def to_txt(self) -> str:
-        """The text alone, on one line."""
+        """The text alone, on one line; with speakers, a line for each of their turns: `SPEAKER 1: ...`."""
         return writers.txt(self)
 
     def to_json(self) -> str:
@@ -139,8 +145,12 @@ class Transcript:
         return writers.vtt(self)
 
     def to_ctm(self) -> str:
-        """NIST time-marked words: recording, channel, start, duration, word, confidence."""
+        """NIST time-marked words: recording, channel, start, duration, word, confidence, and speaker if known."""
         return writers.ctm(self)
+
+    def to_stm(self) -> str:
+        """NIST segments: recording, channel, speaker, start, end, text."""
+        return writers.stm(self)
 
 
 def _require(plain: Mapping[str, Any], names: tuple[str, ...], kind: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,10 @@ from aronnax.collections.common.results.cues import Cue, cues
 from aronnax.core.errors import OptionError
 
 if TYPE_CHECKING:
-    from aronnax.collections.common.results.transcript import Transcript
+    from aronnax.collections.common.results.transcript import Transcript, Word
+
+UNKNOWN = "UNKNOWN"
+"""Who says what no speaker was found for, in a transcript with speakers."""
 
 
 def clock(seconds: float, point: str) -> str:
@@ -28,8 +32,14 @@ def clock(seconds: float, point: str) -> str:
 
 
 def txt(transcript: Transcript) -> str:
-    """The text on one line."""
-    return " ".join(transcript.text.split()) + "\n"
+    """The text on one line; with speakers, a line for each stretch in which one of them has the word."""
+    if not any(segment.speaker for segment in transcript.segments):
+        return " ".join(transcript.text.split()) + "\n"
+    lines = []
+    for speaker, segments in groupby(transcript.segments, key=lambda segment: segment.speaker):
+        said = " ".join(" ".join(segment.text.split()) for segment in segments)
+        lines.append(f"{speaker or UNKNOWN}: {said}\n")
+    return "".join(lines)
 
 
 def json(transcript: Transcript) -> str:
@@ -54,12 +64,20 @@ def vtt(transcript: Transcript) -> str:
 
 
 def ctm(transcript: Transcript) -> str:
-    """NIST CTM, one word a line: recording, channel 1, start and duration in seconds, word, confidence."""
-    recording = "_".join(PurePath(transcript.source or "audio").stem.split()) or "audio"
+    """NIST CTM, one word a line: recording, channel 1, start and duration in seconds, word, confidence, speaker."""
     return "".join(
-        f"{recording} 1 {word.start:.3f} {max(word.end - word.start, 0.0):.3f} {'_'.join(word.text.split())}"
-        f"{'' if word.confidence is None else f' {word.confidence:.4f}'}\n"
+        f"{_recording(transcript)} 1 {word.start:.3f} {max(word.end - word.start, 0.0):.3f}"
+        f" {'_'.join(word.text.split())}{_ctm_tail(word)}\n"
         for word in transcript.words
+    )
+
+
+def stm(transcript: Transcript) -> str:
+    """NIST STM, one segment a line: recording, channel 1, speaker, start and end in seconds, text."""
+    return "".join(
+        f"{_recording(transcript)} 1 {'_'.join((segment.speaker or UNKNOWN).split())}"
+        f" {segment.start:.3f} {segment.end:.3f} {' '.join(segment.text.split())}\n"
+        for segment in transcript.segments
     )
 
 
@@ -69,6 +87,7 @@ FORMATS: dict[str, Callable[[Transcript], str]] = {
     "srt": srt,
     "vtt": vtt,
     "ctm": ctm,
+    "stm": stm,
 }
 
 
@@ -77,6 +96,19 @@ def write(transcript: Transcript, file_format: str) -> str:
     if file_format not in FORMATS:
         raise OptionError(f"format {file_format!r} is not known; use one of {', '.join(FORMATS)}")
     return FORMATS[file_format](transcript)
+
+
+def _recording(transcript: Transcript) -> str:
+    """What NIST's files call the recording: its stem, without blanks."""
+    return "_".join(PurePath(transcript.source or "audio").stem.split()) or "audio"
+
+
+def _ctm_tail(word: Word) -> str:
+    """Confidence and speaker, as far as they are known."""
+    if word.speaker is not None:
+        confidence = "<NA>" if word.confidence is None else f"{word.confidence:.4f}"
+        return f" {confidence} {'_'.join(word.speaker.split())}"
+    return "" if word.confidence is None else f" {word.confidence:.4f}"
 
 
 def _srt_text(cue: Cue) -> str:

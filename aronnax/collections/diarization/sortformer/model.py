@@ -166,8 +166,8 @@ class SortformerModel(Model):
         latency: None hears short recordings at once and long ones as a stream in bounded memory; "offline" hears
             all at once; 0.32, 1.04, 10.0 or 30.4 streams with that profile. The choice stands in `notes`.
         batch_size: short recordings heard together; a row's result does not depend on it.
-        preset: published post-processing, one of `POSTPROCESSING` in postprocessing.py; the thresholds and
-            durations (seconds) that follow replace its values one by one.
+        preset: published post-processing, "dihard3" or "callhome", or one of `POSTPROCESSING` in
+            postprocessing.py; the thresholds and durations (seconds) that follow replace its values one by one.
         channels: "mix" averages the channels; "apart" takes each for a recording of one speaker or more of its
             own, whose speakers get the channel into their names.
         num_speakers: how many to expect; the most active ones are kept. More than the model has is an error.
