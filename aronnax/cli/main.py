@@ -13,10 +13,12 @@ from aronnax.core.errors import AronnaxError
 VERBS = {
     "transcribe": "Turn recordings into text with word times and confidences.",
     "translate": "Turn recordings in one language into text in another.",
+    "diarize": "Find who speaks when, in recordings or live.",
     "align": "Find when each word of a known text is said.",
     "train": "Train or fine-tune a model from a YAML configuration.",
     "evaluate": "Score a model on a manifest: WER and CER with their parts.",
     "prepare": "Write manifests or Lhotse cuts for a corpus or a folder.",
+    "simulate": "Make sessions of several speakers out of recordings of single ones.",
     "tokenizer": "Train a SentencePiece tokenizer on manifests.",
     "bins": "Estimate duration buckets for a data set.",
     "convert": "Convert a checkpoint between .nemo and an aronnax folder.",

@@ -34,6 +34,7 @@ _TRAINING = {
     "transducer": f"{_ASR}.training",
     "hybrid": f"{_ASR}.training",
     "canary": f"{_ASR}.training",
+    "sortformer": f"{_DIARIZATION}.training",
 }
 
 # NeMo class name -> the module with our translation of its configuration.
