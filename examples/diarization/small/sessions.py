@@ -24,7 +24,7 @@ FRAME = 1280
 class Loudness:
     """How the sound of a session is changed; levels in dB."""
 
-    session_db: tuple[float, float] = (-12.0, 6.0)
+    session_db: tuple[float, float] = (-24.0, 6.0)
     """Gain of the whole session."""
     tilt: float = 0.35
     """Largest weight of the sample before in each speaker's own spectral tilt."""

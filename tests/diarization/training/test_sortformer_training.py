@@ -200,3 +200,39 @@ def test_fabricated_batches_are_of_the_size_asked_for():
     assert batch.signal.shape == (3, 2 * RATE)
     assert batch.labels.shape == (3, 25, 4)
     assert torch.isfinite(task.losses(batch)["loss"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sort_weight", [0.5, 0.0])
+def test_order_is_learnt_by_the_sort_loss_alone_and_not_by_the_other(tmp_path, sort_weight):
+    """Sessions of buzzing voices: the hybrid loss gets the first speaker first, without it the order is chance."""
+    lines = []
+    for number, pitch in enumerate(np.geomspace(90.0, 300.0, 16)):
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, np.pad(buzz(pitch, 2.5, number), (RATE // 4, RATE // 4)), RATE)
+        lines.append({"audio_filepath": path.name, "duration": 3.0, "speaker": f"s{number}"})
+    manifests = []
+    for name, part in (("train", lines[::2]), ("other", lines[1::2])):
+        manifests.append(tmp_path / f"{name}.jsonl")
+        manifests[-1].write_text("".join(json.dumps(line) + "\n" for line in part))
+    config = training.load_config(
+        tiny_yaml(
+            tmp_path,
+            model={"sort_weight": sort_weight, "pil_weight": 0.5, "max_speakers": 2},
+            simulation={
+                "voices": str(manifests[0]),
+                "validation_voices": str(manifests[1]),
+                "validation_sessions": 40,
+                "count": 1000,
+            },
+            data={"batching": {"batch_size": 8}, "num_workers": 0},
+            trainer={"max_steps": 500, "val_every": 500, "checkpoint_every": 500},
+            optim={"lr": 4e-3, "warmup_steps": 50},
+        )
+    )
+    after = training.train(config, print).after
+    assert after["val/der_best"] < 0.15
+    if sort_weight:
+        assert after["val/first_right"] > 0.9
+    else:
+        assert 0.2 < after["val/first_right"] < 0.8
