@@ -101,6 +101,7 @@ def report(result: Evaluation) -> list[str]:
     lines.append(
         f"{number} utterances, {result.audio_seconds:.1f} s of audio in {result.wall_seconds:.1f} s: {speed}"
     )
+    lines.append(f"padding: {result.padding:.1%} of what was encoded")
     return lines
 
 

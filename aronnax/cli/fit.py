@@ -126,7 +126,7 @@ def _find(
     task: Any, trainer: Any, buckets: list[Bucket], device: torch.device, memory: str | None, say: Say
 ) -> tuple[list[Found], Oracle, list[str]]:
     """What was found, even if interrupted; by whom; and what to tell the user of it."""
-    from aronnax.collections.asr.long_form.memory import free_bytes
+    from aronnax.collections.common.free_memory import free_bytes
     from aronnax.collections.common.training.batch_sizes import parse_memory, show_memory
     from aronnax.collections.common.training.memory_model import MeasuredModel
     from aronnax.collections.common.training.steps import FullSteps, OnCUDA

@@ -238,12 +238,13 @@ def _listen(
     from aronnax.collections.asr.long_form import memory, plan
     from aronnax.collections.asr.long_form.engine import Settings, hear_stream
     from aronnax.collections.common.audio.reading import open_audio
+    from aronnax.collections.common.free_memory import free_bytes
 
     plan.check_chunk(chunk)
     listener: Any = _Listener(model, head)
     with open_audio(source, model.sample_rate, source_rate=sample_rate) as stream, torch.inference_mode():
         needed = memory.pass_bytes(model.config, stream.samples / model.sample_rate, model.dtype.itemsize)
-        free = memory.free_bytes(model.device)
+        free = free_bytes(model.device)
         chosen = plan.choose(model.config, stream.samples, chunk=chunk, needed_bytes=needed, free_bytes=free)
         heard = hear_stream(listener, stream, chosen, Settings(1, "ctc", None), rows_at_once=1)
         notes = (chosen.note,) if chosen.note else ()

@@ -24,6 +24,8 @@ class Evaluation:
     parts: MultitaskScore
     """Scores by language and language pair, and of the recordings without speech."""
     audio_seconds: float
+    encoded_seconds: float
+    """Of signal that went through the encoder, padding counted."""
     wall_seconds: float
     failed: tuple[tuple[str, str], ...]
     """Recordings that could not be read, with the reason; they are not in the score."""
@@ -38,6 +40,11 @@ class Evaluation:
         """Seconds of audio transcribed in a second."""
         return self.audio_seconds / self.wall_seconds if self.wall_seconds > 0 else 0.0
 
+    @property
+    def padding(self) -> float:
+        """Share of what was encoded that is padding, 0 to 1; overlapping pieces of long recordings count as such."""
+        return max(0.0, 1.0 - self.audio_seconds / self.encoded_seconds) if self.encoded_seconds else 0.0
+
     def to_dict(self) -> dict[str, object]:
         """The summary in JSON types."""
         return {
@@ -48,6 +55,7 @@ class Evaluation:
             "groups": {group.name: group.to_dict() for group in self.parts.groups if group.name},
             "non_speech": self.parts.non_speech.to_dict(),
             "audio_seconds": self.audio_seconds,
+            "encoder_padding": self.padding,
             "wall_seconds": self.wall_seconds,
             "rtfx": self.rtfx,
         }
@@ -76,6 +84,7 @@ def evaluate(
     lines = [_line(entry, manifest) for entry in entries]
     texts: dict[int, tuple[str, float]] = {}
     failed = []
+    encoded = 0.0
     start = time.perf_counter()
     results = model.transcribe_iter(
         lines,
@@ -90,12 +99,13 @@ def evaluate(
         if result.transcript is None:
             failed.append((_name(entries[result.index]), str(result.error)))
         else:
+            encoded += result.encoded_seconds
             texts[result.index] = (result.transcript.text, result.transcript.duration)
     wall = time.perf_counter() - start
     said = {name: str(options[name]) for name in ("source_lang", "target_lang") if options.get(name)}
     rows = [_scored(entry, *texts[index], said) for index, entry in enumerate(entries) if index in texts]
     parts = score_multitask(rows, normalise)
-    return Evaluation(parts, sum(row.seconds for row in rows), wall, tuple(failed))
+    return Evaluation(parts, sum(row.seconds for row in rows), encoded, wall, tuple(failed))
 
 
 def write_rows(evaluation: Evaluation, path: Path) -> None:

@@ -21,3 +21,5 @@ class Hypothesis:
     """Sum of the tokens' log-probabilities; CTC adds those of the blanks."""
     log_probs: list[float] = field(default_factory=list)
     """Log-probability of each token, where the decoder gives them."""
+    cut_short: bool = False
+    """Whether an encoder-decoder was stopped by the most tokens it may write."""

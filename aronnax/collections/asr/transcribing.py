@@ -27,6 +27,7 @@ from aronnax.collections.asr.long_form.piecewise import hear_pieces
 from aronnax.collections.asr.long_form.plan import Plan
 from aronnax.collections.asr.reading_ahead import Failed, Group, Opened, batches, groups, in_thread, opened
 from aronnax.collections.asr.words import segments_of
+from aronnax.collections.common.free_memory import free_bytes
 from aronnax.collections.common.results import Transcript, Word
 from aronnax.core.errors import AronnaxError, OptionError
 
@@ -98,6 +99,8 @@ class Result:
     source: str | None
     transcript: Transcript | None = None
     error: AronnaxError | None = None
+    encoded_seconds: float = 0.0
+    """Seconds of signal that went through the encoder for it, padding and overlap counted."""
 
 
 def transcribe_each(model: SpeechRecognizer, x: Any, options: Options) -> Generator[Result, None, None]:
@@ -160,8 +163,7 @@ def _hear_batch(model: SpeechRecognizer, batch: list[Opened], options: Options) 
         notes = [] if one else [f"shorter than one frame of the model ({model.samples_per_frame} samples)"]
         if options.progress is not None:
             options.progress(recording.samples / model.sample_rate)
-        transcript = _transcript(model, recording, [one] if one else [], options, notes)
-        yield Result(recording.index, recording.name, transcript)
+        yield _result(model, recording, [one] if one else [], options, notes)
 
 
 def _hear_long(model: SpeechRecognizer, recording: Opened, options: Options) -> Result:
@@ -190,7 +192,7 @@ def _hear_long(model: SpeechRecognizer, recording: Opened, options: Options) -> 
         return Result(recording.index, recording.name, error=error)
     finally:
         recording.stream.close()
-    return Result(recording.index, recording.name, _transcript(model, recording, heard, options, notes))
+    return _result(model, recording, heard, options, notes)
 
 
 def _hear_speech(
@@ -275,7 +277,7 @@ def _plan(model: SpeechRecognizer, samples: int, options: Options) -> Plan:
         samples,
         chunk=options.chunk,
         needed_bytes=_pass_bytes(model, samples),
-        free_bytes=memory.free_bytes(model.device),
+        free_bytes=free_bytes(model.device),
     )
 
 
@@ -287,6 +289,16 @@ def _spans(stream: Any, gate: Any, samples_per_frame: int) -> Iterator[tuple[int
     config = ActivityConfig(min_silence=PAUSE_SECONDS, padding=PAUSE_SECONDS / 2)
     for start, stop in speech_regions(stream, detector=gate, config=config):
         yield start - start % samples_per_frame, stop
+
+
+def _result(
+    model: SpeechRecognizer, recording: Opened, heard: list[Heard], options: Options, notes: list[str]
+) -> Result:
+    if any(one.cut_short for one in heard):
+        notes = [*notes, "cut short: the decoder wrote as many tokens as it may, which loops do too"]
+    transcript = _transcript(model, recording, heard, options, notes)
+    encoded = sum(one.encoded for one in heard) / model.sample_rate
+    return Result(recording.index, recording.name, transcript, encoded_seconds=encoded)
 
 
 def _transcript(
@@ -320,7 +332,7 @@ def _rows_at_once(model: SpeechRecognizer, chosen: Plan, options: Options) -> in
 
 def _rows_that_fit(model: SpeechRecognizer, samples: int) -> int:
     """How many rows of so many samples can be encoded in the memory that is free now; at least one."""
-    free = plan.SHARE_OF_MEMORY * memory.free_bytes(model.device)
+    free = plan.SHARE_OF_MEMORY * free_bytes(model.device)
     return max(int(free // max(_pass_bytes(model, samples), 1)), 1)
 
 

@@ -96,6 +96,25 @@ def test_a_loop_is_cut_off_unless_asked_for(model, monkeypatch):
     assert len(free.text) > 8 * len(guarded.text)
 
 
+def test_text_that_reaches_the_decoders_most_tokens_is_said_to_be_cut_short(model, monkeypatch):
+    sound = noises([3.5])[0]
+    ended = [note for note in model.transcribe(sound).notes if "cut short" in note]
+
+    def never_ends(self, x):
+        """Two words in turn that no guard takes for a loop, but the end never."""
+        scores = torch.randn(*x.shape[:-1], model.config.outputs, generator=draws)
+        scores[..., model.text.end_id] = -99.0
+        return scores
+
+    draws = torch.Generator().manual_seed(0)
+    monkeypatch.setattr(type(model.log_softmax), "logits", never_ends)
+    monkeypatch.setattr(type(model.log_softmax), "forward", never_ends)
+    long = (np.concatenate([noises([1.0], seed=3)[0][0]] * 12), RATE)
+    assert not ended
+    assert [note for note in model.transcribe(sound).notes if "cut short" in note]
+    assert "cut short" in " ".join(model.transcribe(long, chunk=5).notes)
+
+
 def test_marked_times_come_first_and_attention_fills_the_rest(model):
     marks = {frame: token for token, frame in model.text.frame_ids.items()}
     fox = model.text.encode("fox", "en")

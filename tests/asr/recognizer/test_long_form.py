@@ -14,6 +14,7 @@ import torch
 from aronnax.collections.asr.hybrid.model import HybridModel
 from aronnax.collections.asr.long_form import memory, plan
 from aronnax.collections.asr.long_form.windows import Windows, windows_over
+from aronnax.collections.common.free_memory import free_bytes
 from aronnax.collections.common.metrics.wer import score
 from aronnax.collections.common.results import Transcript
 from aronnax.core.errors import OptionError
@@ -237,4 +238,4 @@ def test_needed_memory_grows_with_length_and_free_memory_is_plausible(model: Hyb
     needed = [memory.pass_bytes(model.config, seconds, 4) for seconds in (1, 60, 3600)]
     assert needed == sorted(needed)
     assert needed[2] > 30 * needed[1]
-    assert 2**20 < memory.free_bytes(torch.device("cpu")) < 2**50
+    assert 2**20 < free_bytes(torch.device("cpu")) < 2**50

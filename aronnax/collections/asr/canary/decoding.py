@@ -108,4 +108,5 @@ def _hypothesis(answer: Generated) -> Hypothesis:
         confidences=answer.confidences or [],
         log_probs=answer.log_probs,
         score=answer.score,
+        cut_short=answer.finished == "limit",
     )

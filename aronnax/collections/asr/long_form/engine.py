@@ -72,6 +72,10 @@ class Heard:
 
     hypothesis: Hypothesis
     clock: Clock
+    encoded: int
+    """Samples that went through the encoder for it, padding and context counted."""
+    cut_short: bool = False
+    """Whether the decoder was stopped before it came to an end."""
 
 
 def hear_rows(
@@ -85,12 +89,14 @@ def hear_rows(
         hypotheses, _ = model.decode(
             encoded.states, encoded.lengths, head=settings.head, confidence=settings.confidence, **prompted
         )
+        cut_short = [hypothesis.cut_short for hypothesis in hypotheses]
         if settings.request:
             asked, signals = [row.asked for row in rows], [signal for signal, _ in padded]
             hypotheses = settings.request.settled(hypotheses, asked, encoded, signals)
+    longest = max(len(signal) for signal, _ in padded)
     return [
-        Heard(hypothesis, _clock(model, row.offset - silence, row.offset + len(row.signal)))
-        for row, (_, silence), hypothesis in zip(rows, padded, hypotheses)
+        Heard(hypothesis, _clock(model, row.offset - silence, row.offset + len(row.signal)), longest, cut)
+        for row, (_, silence), hypothesis, cut in zip(rows, padded, hypotheses, cut_short)
     ]
 
 
@@ -115,9 +121,11 @@ def hear_stream(
         return heard
     joined: Hypothesis | None = None
     carry: Any = None
+    encoded = 0
     windows = windows_over(stop - start, plan.windows)
     while batch := list(islice(windows, rows_at_once)):
         signals = [stream.read(start + window.start, start + window.stop) for window in batch]
+        encoded += len(signals) * max(map(len, signals))
         with torch.inference_mode():
             centres = _centres(_encode(model, signals, None), batch)
             lengths = torch.tensor([centres.shape[1]], device=centres.device)
@@ -131,7 +139,7 @@ def hear_stream(
         done = stop - start if batch[-1].keep is None else _end(batch[-1]) * plan.windows.samples_per_frame
         _advance(progress, (done - batch[0].first * plan.windows.samples_per_frame) / model.sample_rate)
     assert joined is not None, "a recording has at least one sample"
-    return Heard(joined, _clock(model, start, stop))
+    return Heard(joined, _clock(model, start, stop), encoded)
 
 
 def _encode(

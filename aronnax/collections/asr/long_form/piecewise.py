@@ -40,13 +40,16 @@ def hear_pieces(
         for start, stop in spans
     )
     parts: list[Part] = []
+    encoded, cut_short = 0, False
     while batch := list(islice(pieces, settings.batch_size)):
         rows = [Row(stream.read(piece.start, piece.stop), piece.start, asked) for piece in batch]
         for piece, heard in zip(batch, hear_rows(model, rows, settings)):
+            encoded += heard.encoded
+            cut_short = cut_short or heard.cut_short
             parts.append(Part(_moved(heard, frame), piece.first // frame, -(-piece.last // frame)))
         if progress is not None:
             progress(sum(piece.last - piece.first for piece in batch) / rate)
-    return Heard(joined(parts), Clock(frame, rate, 0, stream.samples))
+    return Heard(joined(parts), Clock(frame, rate, 0, stream.samples), encoded, cut_short)
 
 
 def _moved(heard: Heard, frame: int) -> Hypothesis:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -162,10 +163,12 @@ def test_evaluate_prints_a_row_for_each_pair_and_what_was_written_for_noise(
     assert "without speech: " in said
     assert "characters a minute" in said
     assert "real-time factor" in said
+    assert re.search(r"padding: \d+\.\d% of what was encoded", said)
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary["groups"]) == {"en", "en-de"}
     assert summary["groups"]["en-de"]["bleu"] is not None
     assert summary["non_speech"]["recordings"] == 1
+    assert 0.0 < summary["encoder_padding"] < 1.0
     assert len((out / "utterances.jsonl").read_text().splitlines()) == 13
 
 
