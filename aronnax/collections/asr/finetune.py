@@ -154,7 +154,8 @@ def adapt(
     config = from_dict(cls.Config, _merged(known, changes), "model")
     if config == model.config and kind == model.model_type:
         return model
-    adapted: SpeechRecognizer = cls(config, model.tokenizer)
+    same = kind == model.model_type
+    adapted = model.renewed(config, model.tokenizer) if same else cls(config, model.tokenizer)
     old_prefix, new_prefix = _MOVED.get((model.model_type, kind), ("", ""))
     state = {}
     for name, tensor in model.state_dict().items():
@@ -162,7 +163,7 @@ def adapt(
             state[new_prefix + name.removeprefix(old_prefix)] = tensor
         elif not (new_prefix and name.startswith(new_prefix)):
             state[name] = tensor
-    _assign(adapted, state, complete=kind == model.model_type)
+    _assign(adapted, state, complete=same)
     adapted.source = model.source
     return adapted
 
@@ -200,8 +201,7 @@ def _with_vocabulary(
     model: SpeechRecognizer, tokenizer: Tokenizer, rows: Sequence[int], *, fresh_is_mean: bool
 ) -> SpeechRecognizer:
     old_size = model.config.vocab_size
-    cls: Any = type(model)
-    grown: SpeechRecognizer = cls(replace(model.config, vocab_size=tokenizer.vocab_size), tokenizer)
+    grown = model.renewed(replace(model.config, vocab_size=tokenizer.vocab_size), tokenizer)
     state, old = grown.state_dict(), model.state_dict()
     kept = [(new, row) for new, row in enumerate(rows) if row >= 0]
     new_index = torch.tensor([new for new, _ in kept], dtype=torch.long)

@@ -47,6 +47,10 @@ class SpeechRecognizer(Model):
         """The model of `config` with the tokenizer held by `assets` (none when there are no assets)."""
         return cls(config, tokenizer_from_assets(assets) if assets else None)
 
+    def renewed(self: R, config: Any, tokenizer: Tokenizer | None) -> R:
+        """A model of the same kind with fresh weights, for another configuration and tokenizer of the same kind."""
+        return type(self)(config, tokenizer)
+
     def assets(self) -> dict[str, bytes]:
         """The tokenizer's files, stored beside the weights."""
         return {} if self.tokenizer is None else self.tokenizer.assets()

@@ -72,6 +72,10 @@ class CanaryModel(SpeechRecognizer):
             tokenizer_from_assets(inner) if inner else None,
         )
 
+    def renewed(self, config: Any, tokenizer: Tokenizer | None) -> CanaryModel:
+        """The same with fresh weights; the aligner keeps its own tokenizer."""
+        return CanaryModel(config, tokenizer, None if self.aligner is None else self.aligner.tokenizer)
+
     def assets(self) -> dict[str, bytes]:
         """The tokenizer's files, and the aligner's under `aligner/`."""
         inner = {} if self.aligner is None else self.aligner.assets()
