@@ -368,6 +368,11 @@ def test_bad_options_are_named(options, message):
         GenerationOptions(**options)
 
 
+def test_a_beam_wider_than_the_vocabulary_is_named(stepper):
+    with pytest.raises(OptionError, match="beam is 1000: the model has no more than"):
+        run(stepper, next(batches(1)), GenerationOptions(beam=1000))
+
+
 def test_beam_search_cannot_be_streamed(stepper):
     states, frames, prompts, lengths, limits = next(batches(1))
     with pytest.raises(OptionError, match="streamed"):

@@ -18,6 +18,7 @@ from aronnax.collections.common.nn.confidence import confidence
 from aronnax.collections.common.nn.generation.options import Finish, Generated, GenerationOptions
 from aronnax.collections.common.nn.generation.protocols import Decoder
 from aronnax.collections.common.nn.generation.stopping import Stopping, pack
+from aronnax.core.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,10 @@ def beam_search(
         return answers
     scores, cache = decoder.prefill(prompt, lengths, capacity=prompt.shape[1] + steps)
     try:
+        if beam > scores.shape[-1]:
+            raise OptionError(
+                f"beam is {beam}: the model has no more than {scores.shape[-1]} tokens to choose from"
+            )
         rows = [
             _Row(row, length, space, []) for row, (length, space) in enumerate(zip(lengths.tolist(), room))
         ]
