@@ -4,8 +4,8 @@
 
 Durations are log-normal and so are token rates, as in corpora that mix read speech, talks and calls; every target has
 a prompt of ten tokens. For each way: the padding of encoder and decoder over a whole pass, and optimizer steps and
-recordings per second of a tiny Canary model trained on noise. Each way gets the same seconds of signal in a batch,
-padding counted.
+seconds of speech per second of a tiny Canary model trained on noise. Each way gets the same seconds of signal in a
+batch, padding counted.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def padding(data: SpeechDataModule[Any]) -> dict[str, float]:
 
 
 def train(data: SpeechDataModule[dict[str, Tensor]], seconds: float) -> dict[str, float]:
-    """Optimizer steps, and recordings, per second."""
+    """Optimizer steps, and seconds of speech, per second."""
     torch.manual_seed(0)
     config = CanaryConfig(
         vocab_size=VOCABULARY,
@@ -111,10 +111,10 @@ def train(data: SpeechDataModule[dict[str, Tensor]], seconds: float) -> dict[str
     )
     model = CanaryModel(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    steps, recordings, began = -2, 0, 0.0
+    steps, speech, began = -2, 0.0, 0.0
     for batch in data.train_dataloader():
         if steps == 0:
-            recordings, began = 0, time.perf_counter()
+            speech, began = 0.0, time.perf_counter()
         encoded = model.encode(batch["signal"], batch["lengths"])
         tokens = batch["tokens"]
         scores = model.forward_tokens(encoded.states, encoded.lengths, tokens[:, :-1], batch["counts"] - 1)
@@ -122,11 +122,11 @@ def train(data: SpeechDataModule[dict[str, Tensor]], seconds: float) -> dict[str
         torch.nn.functional.nll_loss(scores.transpose(1, 2), tokens[:, 1:]).backward()
         optimizer.step()
         steps += 1
-        recordings += len(tokens)
+        speech += float(batch["lengths"].sum()) / RATE
         if steps > 0 and time.perf_counter() - began > seconds:
             break
     passed = time.perf_counter() - began
-    return {"steps_per_second": steps / passed, "recordings_per_second": recordings / passed}
+    return {"steps_per_second": steps / passed, "speech_per_second": speech / passed}
 
 
 def main() -> None:
@@ -140,7 +140,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cuts = corpus(options.recordings)
     results = {}
-    print("| buckets | encoder padding | decoder padding | batches | steps/s | recordings/s |")
+    print("| buckets | encoder padding | decoder padding | batches | steps/s | speech s/s |")
     print("|---|---|---|---|---|---|")
     for name, batching in ways(cuts, options.batch_duration).items():
         row = padding(module(cuts, batching))
@@ -149,7 +149,7 @@ def main() -> None:
         results[name] = row
         print(
             f"| {name} | {row['encoder_padding']:.1%} | {row['decoder_padding']:.1%} | {row['batches']} | "
-            f"{row.get('steps_per_second', 0):.2f} | {row.get('recordings_per_second', 0):.1f} |",
+            f"{row.get('steps_per_second', 0):.2f} | {row.get('speech_per_second', 0):.1f} |",
             flush=True,
         )
     if options.seconds:
