@@ -26,11 +26,15 @@ class Argument:
 
 
 class Option:
-    """An option; without names it is called as its parameter, and a list may be given several times."""
+    """An option; without names it is called as its parameter, and a list may be given several times.
 
-    def __init__(self, *names: str, help: str) -> None:
+    `alone` is the value of an option that stands without one.
+    """
+
+    def __init__(self, *names: str, help: str, alone: str | None = None) -> None:
         self.names = names
         self.help = help
+        self.alone = alone
 
 
 def command(function: Callable[..., None]) -> click.Command:
@@ -65,6 +69,8 @@ def _parameter(parameter: inspect.Parameter) -> click.Parameter:
         return click.Option(
             [*names, parameter.name], is_flag=True, help=mark.help, **{"default": None, **shared}
         )
+    if mark.alone is not None:
+        shared |= {"is_flag": False, "flag_value": mark.alone}
     return click.Option([*names, parameter.name], multiple=many, show_default=True, help=mark.help, **shared)
 
 

@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[str, Argument(help="Bundled name, folder, .nemo file or hub id.")],
-    manifest: Annotated[Path, Argument(help="NeMo manifest with texts (JSON lines).")],
+    model: Annotated[
+        str,
+        Argument(help="Bundled name, folder, .nemo file or hub id; with --diarization, the reference."),
+    ],
+    manifest: Annotated[
+        Path, Argument(help="NeMo manifest with texts (JSON lines); with --diarization, the hypothesis.")
+    ],
     head: Annotated[str | None, Option(help="ctc, rnnt or tdt; the model's first by default.")] = None,
     normaliser: Annotated[
         str,
@@ -42,6 +47,20 @@ def evaluate(
     batch_size: Annotated[int, Option(help="Recordings encoded together.")] = 8,
     device: Annotated[str | None, Option(help="cpu, cuda, ...; the best there is by default.")] = None,
     weights: Annotated[str | None, Option(help="int8: 8-bit weights on the CPU.")] = None,
+    diarization: Annotated[
+        bool, Option("--diarization", help="Compare two files, or folders of them, that tell of speakers.")
+    ] = False,
+    collar: Annotated[
+        float | None,
+        Option(
+            help="Turns: seconds on each side of reference boundaries that are not scored, 0 by default. "
+            "Words: seconds by which tcpWER lets them lie off, 5 by default."
+        ),
+    ] = None,
+    skip_overlap: Annotated[
+        bool, Option("--skip-overlap", help="Turns: leave out where the reference has several speakers.")
+    ] = False,
+    uem: Annotated[Path | None, Option(help="Turns: UEM file of what is scored.")] = None,
 ) -> None:
     """Score a model on a manifest: WER and CER with their parts, BLEU and chrF of translations, and speed.
 
@@ -49,7 +68,18 @@ def evaluate(
     table with a row for each. Lines with an empty text are recordings without speech, for which the characters that
     are written a minute are counted. With --out, `utterances.jsonl` has a line an utterance (id, text, pred_text,
     wer, cer) and `summary.json` the totals. The exit status is 1 when a recording could not be read.
+
+    With --diarization REFERENCE HYPOTHESIS nothing is heard. Two that hold turns (RTTM, or the JSON of diarize) give
+    DER, its parts and JER; two that hold words with speakers (STM, SegLST, manifests with `speaker`, or the JSON of
+    transcribe --diarize) give cpWER and tcpWER; for each recording and overall.
     """
+    if diarization:
+        from aronnax.cli.score_speakers import Scoring, score_speakers
+
+        score_speakers(Path(model), manifest, Scoring(collar, skip_overlap, uem, normaliser), out)
+        return
+    if collar is not None or skip_overlap or uem is not None:
+        raise OptionError("--collar, --skip-overlap and --uem are for --diarization")
     from aronnax.collections.asr.evaluation import evaluate as run
     from aronnax.collections.asr.evaluation import write_rows
     from aronnax.collections.asr.recognizer import SpeechRecognizer

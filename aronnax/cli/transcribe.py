@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from aronnax.cli.commands import Argument, Option
-from aronnax.cli.hearing import Loading, hear
+from aronnax.cli.hearing import Loading, Speakers, hear
 
 DEFAULT_MODEL = "nvidia/parakeet-tdt-0.6b-v3"
 
@@ -19,7 +19,7 @@ def transcribe(
         str, Option("--model", "-m", help="Bundled name, folder, .nemo file or hub id.")
     ] = DEFAULT_MODEL,
     formats: Annotated[
-        list[str] | None, Option("--format", "-f", help="txt, json, srt, vtt or ctm; may be repeated.")
+        list[str] | None, Option("--format", "-f", help="txt, json, srt, vtt, ctm or stm; may be repeated.")
     ] = None,
     out: Annotated[Path | None, Option("--out", "-o", help="Folder for the files.")] = None,
     batch_size: Annotated[int, Option(help="Recordings encoded together.")] = 8,
@@ -46,6 +46,21 @@ def transcribe(
     length_penalty: Annotated[
         float | None, Option(help="Prompted models: exponent of the beam's length normalisation.")
     ] = None,
+    guard: Annotated[
+        bool | None,
+        Option("--guard/--no-guard", help="Prompted models: cut off repetitions, drop text where nobody speaks."),
+    ] = None,
+    diarize: Annotated[
+        str | None,
+        Option(
+            "--diarize",
+            alone="",
+            help="Say who says it. A diarizer may be named: a bundled name, folder, .nemo file or hub id.",
+        ),
+    ] = None,
+    channels: Annotated[
+        str, Option(help="With --diarize: mix, or apart where each channel has speakers of its own.")
+    ] = "mix",
     verbose: Annotated[bool, Option("--verbose", "-v", help="Say how each recording is read.")] = False,
 ) -> None:
     """Turn recordings into text with word times and confidences.
@@ -54,6 +69,9 @@ def transcribe(
     their extension, <stem>.<ext>.<format>, and then count, <stem>.<ext>-2.<format>. Without --out the text is
     printed, one line an input, or one JSON object with --format json. An input that cannot be read is reported
     and the others go on: exit status 1. Ctrl-C keeps what is done: exit status 130.
+
+    With --diarize every word gets a speaker, SPEAKER 1 being who speaks first; put the inputs before it, or name the
+    diarizer, lest it take an input for its own. Text then has a line for each turn: `SPEAKER 1: ...`.
 
     Prompted models (Canary) are told what to write; what is not given is taken from a manifest's lines, then from
     the checkpoint. Other models refuse these options.
@@ -67,6 +85,7 @@ def transcribe(
         "timestamps": timestamps,
         "beam": beam,
         "length_penalty": length_penalty,
+        "guard": guard,
     }
     options = {
         "batch_size": batch_size,
@@ -77,4 +96,5 @@ def transcribe(
         "language": language,
     }
     loading = Loading(model, device, dtype, weights)
-    raise SystemExit(hear(inputs, loading, formats, out, options, asked, verbose))
+    speakers = None if diarize is None else Speakers(diarize, {"channels": channels})
+    raise SystemExit(hear(inputs, loading, formats, out, options, asked, verbose, speakers))

@@ -66,9 +66,9 @@ def test_without_probabilities_the_overlap_with_the_turns_counts() -> None:
 def test_ties_go_to_who_spoke_last_and_at_first_to_who_arrived_first() -> None:
     both = Diarization((Turn("a", 0.0, 3.0), Turn("b", 1.0, 5.0)), 10.0)
     first = join(transcript(Word("x", 1.2, 1.8)), both)
-    later = join(transcript(Word("w", 4.0, 4.2), Word("x", 1.2, 1.8)), both)
+    later = join(transcript(Word("w", 4.0, 4.2), Word("x", 1.2, 1.8)), both, numbered=False)
     assert said(first) == ["SPEAKER 1"]
-    assert said(later) == ["SPEAKER 2", "SPEAKER 2"]
+    assert said(later) == ["b", "b"]
 
 
 def test_words_outside_of_turns_go_to_the_nearest_within_the_limit() -> None:
@@ -80,6 +80,7 @@ def test_words_outside_of_turns_go_to_the_nearest_within_the_limit() -> None:
     assert said(found) == ["SPEAKER 1", "SPEAKER 1", "SPEAKER 2", None]
     assert found.notes == ("1 of 4 words lie more than 1 s from any turn",)
     assert said(join(words, two, limit=0.3)) == [None, "SPEAKER 1", "SPEAKER 2", None]
+    assert said(join(words, two, numbered=False)) == ["a", "a", "b", None]
     assert write(found, "txt").splitlines()[-1] == "UNKNOWN: late"
 
 

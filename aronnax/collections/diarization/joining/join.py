@@ -37,7 +37,7 @@ def join(
     """The transcript with the speaker of every word; segments end where the speaker changes, too.
 
     limit: seconds between a word and the nearest turn that still counts. numbered: speakers are called SPEAKER 1,
-    SPEAKER 2, ... in the order of their first turns; False keeps the diarization's names.
+    SPEAKER 2, ... in the order of their first words; False keeps the diarization's names.
 
     Raises OptionError for a transcript that has a text but no words with times, or a limit below 0.
 
@@ -54,9 +54,11 @@ def join(
             "the transcript has no words with times, so nobody can be found to have said them:"
             " transcribe with timestamps=True"
         )
-    speakers = diarization.speakers
-    called = [f"SPEAKER {number}" for number in range(1, len(speakers) + 1)] if numbered else speakers
     chosen = _choose(transcript.words, diarization, limit)
+    called = dict(enumerate(diarization.speakers))
+    if numbered:
+        arrived = dict.fromkeys(column for column in chosen if column is not None)
+        called = {column: f"SPEAKER {number}" for number, column in enumerate(arrived, start=1)}
     words = [
         replace(word, speaker=None if column is None else called[column])
         for word, column in zip(transcript.words, chosen)

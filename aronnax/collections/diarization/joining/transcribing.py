@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from aronnax.collections.asr.inputs import Source, sources
 from aronnax.collections.asr.transcribing import Result, collect
 from aronnax.collections.diarization.diarizing import Options, diarize_iter
 from aronnax.collections.diarization.joining.join import LIMIT, join
+from aronnax.collections.diarization.postprocessing import PostProcessing
 from aronnax.core.errors import AronnaxError
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ def transcribe_speakers_iter(
     **transcription: Any,
 ) -> Generator[Result, None, None]:
     """Results as they finish, as of `transcribe_iter`; a recording that cannot be read gives one with `error` set."""
-    options = Options.checked(diarizer, **(diarization or {}))
+    given = dict(diarization or {})
+    thresholds = {field.name: given.pop(field.name, None) for field in fields(PostProcessing)}
+    options = Options.checked(diarizer, replaced=thresholds, **given)
     held: dict[int, Source] = {}
     results = recogniser.transcribe_iter(_kept(x, sample_rate, held), **transcription)
     return _joined(results, diarizer, options, held, limit)
