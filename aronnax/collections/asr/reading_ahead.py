@@ -20,6 +20,9 @@ GROUP_BATCHES = 8
 GROUP_SAMPLES = 2**24
 """Samples a group holds in memory at most (64 MiB), unless one recording is longer."""
 
+PATIENCE = 5.0
+"""Seconds that the end of reading waits for the recording that is just being read."""
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -108,7 +111,8 @@ def in_thread(groups_of_items: Iterator[Group]) -> Generator[Group, None, None]:
         except BaseException as error:
             put(error)
 
-    threading.Thread(target=work, name="aronnax-reading", daemon=True).start()
+    thread = threading.Thread(target=work, name="aronnax-reading", daemon=True)
+    thread.start()
     try:
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
@@ -116,6 +120,8 @@ def in_thread(groups_of_items: Iterator[Group]) -> Generator[Group, None, None]:
             yield item
     finally:
         stopped.set()
+        # Python that ends while a thread is inside native code aborts; a reader that hangs is left behind.
+        thread.join(PATIENCE)
 
 
 def batches(
