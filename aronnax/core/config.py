@@ -72,22 +72,37 @@ def load_mapping(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
     try:
-        layers = [OmegaConf.create(parse_mapping(path.read_bytes(), str(path)))]
+        layers: list[Any] = [parse_mapping(path.read_bytes(), str(path))]
         for override in overrides:
             if "=" in override:
-                layers.append(OmegaConf.from_dotlist([override]))
+                layers.append(OmegaConf.to_container(OmegaConf.from_dotlist([override])))
             elif override.endswith((".yaml", ".yml")) and Path(override).is_file():
-                layers.append(OmegaConf.create(parse_mapping(Path(override).read_bytes(), override)))
+                layers.append(parse_mapping(Path(override).read_bytes(), override))
             else:
                 raise ConfigError(
                     f"{override!r} is not an override; write it as name.of.option=value, or name a YAML file"
                 )
+        for index, layer in enumerate(layers):
+            for before in layers[:index]:
+                _make_way(before, layer)
         merged = OmegaConf.merge(*layers)
         plain = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def _make_way(base: dict[Any, Any], layer: Mapping[Any, Any]) -> None:
+    """Takes from `base` what `layer` replaces by another kind of container, which OmegaConf does not merge."""
+    for key, value in layer.items():
+        old = base.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            _make_way(old, value)
+        elif (
+            isinstance(old, (dict, list)) and isinstance(value, (dict, list)) and type(old) is not type(value)
+        ):
+            del base[key]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

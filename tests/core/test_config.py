@@ -100,6 +100,16 @@ def test_a_wrong_override_is_named(tmp_path: Path, overrides: list[str], said: s
         load_yaml(Outer, tmp_path / "a.yaml", overrides)
 
 
+def test_a_list_may_take_the_place_of_a_mapping_and_the_other_way_round(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("sets: []\nnamed: {clean: c.jsonl}\n")
+    (tmp_path / "b.yaml").write_text("sets: {one: 1.jsonl}\n")
+    overrides = [str(tmp_path / "b.yaml"), "sets={two: 2.jsonl}", "named=[d.jsonl, e.jsonl]"]
+    assert load_mapping(tmp_path / "a.yaml", overrides) == {
+        "sets": {"one": "1.jsonl", "two": "2.jsonl"},
+        "named": ["d.jsonl", "e.jsonl"],
+    }
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: no such configuration file"):
         load_mapping(tmp_path / "none.yaml")
