@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
+
+from aronnax.collections.common.audio.activity import Stream
 
 LEVEL_SECONDS = 0.02
 """Length of the frames whose level decides where to cut."""
@@ -25,21 +26,6 @@ SEARCHED = 0.5
 
 OVERLAP_SECONDS = 1.0
 """Where a cut cannot be in a silence, both pieces hear so much beyond it."""
-
-
-class Stream(Protocol):
-    """A recording that can be read piece by piece."""
-
-    @property
-    def sample_rate(self) -> int:
-        """Samples per second."""
-
-    @property
-    def samples(self) -> int:
-        """Length in samples."""
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Samples from `start` to `stop` as float32 [S]."""
 
 
 @dataclass(frozen=True)
