@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from aronnax.cli.commands import Argument, Option
-from aronnax.cli.fit import _need_matplotlib, draw_waste
 from aronnax.cli.terminal import bar
+from aronnax.cli.waste_plot import draw_waste, need_matplotlib
 from aronnax.core.errors import ManifestError, MissingExtraError, OptionError
 
 
@@ -68,7 +68,7 @@ def bins(
     if not two_dimensional and (plot, prompt, extra_tokens) != (None, None, 0):
         raise OptionError("--plot, --prompt and --extra-tokens belong to 2-D buckets: give --tokenizer too")
     if plot is not None:
-        _need_matplotlib()
+        need_matplotlib()
     count = None if tokenizer is None else measuring.token_count(tokenizer, prompt, extra_tokens)
     with bar(None, "{n_fmt} recordings ({elapsed})") as shown:
         seen = shown.update if shown is not None else lambda: None

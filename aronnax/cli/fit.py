@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aronnax.cli.terminal import status, table
+from aronnax.cli.waste_plot import draw_waste, need_matplotlib
 from aronnax.core.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -49,13 +50,13 @@ def fit_batch_sizes(config: Path, data: Sequence[str], options: FitOptions) -> N
     from aronnax.collections.common.training.batch_sizes import Bucket
 
     if options.plot is not None:
-        _need_matplotlib()
+        need_matplotlib()
     with status() as say:
         settings, task, module = _prepare(config, data, say)
         say("looking at the recordings")
         seen = look_at(module, options.limit)
         batching = settings.data.batching
-        edges = edges_for_fixed_sizes(
+        edges, rates = edges_for_fixed_sizes(
             batching,
             seen,
             two_dimensional=options.two_dimensional,
@@ -74,17 +75,15 @@ def fit_batch_sizes(config: Path, data: Sequence[str], options: FitOptions) -> N
         quadratic_duration=None,
         bucket_duration_bins=tuple(edges),
         bucket_batch_sizes=tuple(sizes),
-        bucket_max_tokens_per_second=batching.bucket_max_tokens_per_second
-        if tuple(edges) == batching.bucket_duration_bins
-        else (),
+        bucket_max_tokens_per_second=rates,
     )
     _print_table(buckets, sizes, found, oracle)
     for note in notes:
         print(note)
-    outside = covered(seen, edges).count(False)
+    outside = covered(seen, edges, rates).count(False)
     if outside:
         print(
-            f"{outside} of {len(seen.cuts)} recordings have too many tokens for any bucket and are left out"
+            f"{outside} of {len(seen.cuts)} recordings have too many tokens for their length and are left out"
         )
     before, after = _report_waste(seen, batching, fixed)
     _write(settings, fixed, config, options.out)
@@ -230,34 +229,9 @@ def _write(settings: Any, batching: BatchingConfig, config: Path, out: Path | No
         pairs = [list(edge) if isinstance(edge, tuple) else edge for edge in batching.bucket_duration_bins]
         print(f"batching:\n  bucket_duration_bins: {pairs}")
         print(f"  bucket_batch_sizes: {list(batching.bucket_batch_sizes)}")
+        if batching.bucket_max_tokens_per_second:
+            print(f"  bucket_max_tokens_per_second: {list(batching.bucket_max_tokens_per_second)}")
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(dump_yaml({"data": to_dict(replace(settings.data, batching=batching))}), encoding="utf-8")
     print(f"train with them: aronnax train {config} {out}")
-
-
-def draw_waste(before: Waste, after: Waste, path: Path) -> None:
-    """Bars of the padding shares of two ways to make batches."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(5, 3.2), layout="constrained")
-    for offset, name, one in ((-0.2, "before", before), (0.2, "after", after)):
-        shares = [100 * one.seconds, 100 * one.tokens]
-        bars = axes.bar([0 + offset, 1 + offset], shares, 0.38, label=f"{name} ({one.batches} batches)")
-        axes.bar_label(bars, fmt="%.1f")
-    axes.set_xticks([0, 1], ["seconds", "tokens"])
-    axes.set_ylabel("padding, % of a batch")
-    axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
-
-
-def _need_matplotlib() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("matplotlib", "train", "--plot") from error

@@ -101,6 +101,7 @@ def test_two_dimensional_buckets_for_an_encoder_decoder(config: Path, tmp_path: 
     fit_batch_sizes(config, [], FitOptions(memory="32MB", two_dimensional=True, out=out))
     batching = fitted(out)
     assert all(len(edge) == 2 for edge in batching["bucket_duration_bins"])
+    assert len(batching["bucket_max_tokens_per_second"]) == len(batching["bucket_duration_bins"])
     assert len(batching["bucket_batch_sizes"]) == len(batching["bucket_duration_bins"])
 
 

@@ -15,6 +15,7 @@ from aronnax.cli.bins import bins
 from aronnax.cli.tokenizer import tokenizer
 from aronnax.collections.common.data.bins import estimate_bins, estimate_bins_2d, padding_share
 from aronnax.collections.common.data.config import BatchingConfig
+from aronnax.collections.common.data.limits import Seen, covered, edges_for_fixed_sizes
 from aronnax.collections.common.data.measuring import measure, read_tokenizer, simulate, token_count
 from aronnax.collections.common.data.sampling import Edges
 from aronnax.collections.common.text.prompts import second_generation, train_canary_tokenizer
@@ -71,6 +72,18 @@ def test_recordings_that_all_speak_equally_fast_have_no_outlier() -> None:
     assert found.outliers == []
     with pytest.raises(ValueError, match="cannot fill 2 x 0 buckets"):
         estimate_bins_2d([1.0], [1], 2, 0)
+
+
+def test_limits_of_fixed_sizes_leave_the_outliers_out_and_nothing_else() -> None:
+    durations, tokens = corpus(4, 2000, "plain")
+    found = estimate_bins_2d(durations, tokens, 5, 2)
+    assert found.outliers
+    seen = Seen([], durations, tokens, complete=True)
+    options = {"two_dimensional": True, "sub_buckets": 2, "longest": None}
+    edges, rates = edges_for_fixed_sizes(BatchingConfig(buckets=5), seen, **options)  # type: ignore[arg-type]
+    assert len(rates) == len(edges)
+    out = [index for index, inside in enumerate(covered(seen, edges, rates)) if not inside]
+    assert out == sorted(found.outliers)
 
 
 def test_the_padding_share_counts_what_is_added() -> None:

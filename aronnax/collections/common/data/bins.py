@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,11 @@ class Bins2D:
     """The most of any recording in each bucket that is no outlier."""
     outliers: list[int]
     """Indices of the recordings whose tokens per second are outliers."""
+
+    @property
+    def rate_limits(self) -> list[float]:
+        """`max_tokens_per_second` with two decimals, rounded up by more than the error of single precision."""
+        return [math.ceil(rate * (1 + 1e-6) * 100) / 100 for rate in self.max_tokens_per_second]
 
 
 def estimate_bins_2d(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -45,23 +46,28 @@ def look_at(data: Any, limit: int) -> Seen:
 
 def edges_for_fixed_sizes(
     batching: BatchingConfig, seen: Seen, *, two_dimensional: bool, sub_buckets: int, longest: float | None
-) -> list[Bin]:
-    """Upper edges that every recording seen lies below: the configuration's own, or estimated.
+) -> tuple[list[Bin], tuple[float, ...]]:
+    """Upper edges that every recording seen lies below, and the most tokens a second of each (none in 1-D).
 
-    `longest` is how long a recording may become that was not seen, where that is known.
+    They are the configuration's own, or estimated, outliers in tokens left out. `longest` is how long a recording
+    may become that was not seen, where that is known.
     """
     given = list(batching.bucket_duration_bins)
     top = max([*seen.seconds, *([longest] if longest and not seen.complete else [])])
     if given and batching.two_dimensional == (two_dimensional or batching.two_dimensional):
         if isinstance(given[-1], tuple) or batching.bucket_batch_sizes:
-            return given
-        return _rising([*(edge for edge in given if isinstance(edge, float)), top])
+            return given, batching.bucket_max_tokens_per_second
+        edges = _rising([*(edge for edge in given if isinstance(edge, float)), top])
+        return edges, batching.bucket_max_tokens_per_second if edges == given else ()
     if not two_dimensional:
-        return _rising([*estimate_bins(seen.seconds, batching.buckets)[:-1], top])
-    pairs = estimate_bins_2d(seen.seconds, seen.tokens, batching.buckets, sub_buckets).edges
-    last = pairs[-1][0]
-    raised = {(_up(top if seconds == last else seconds), max(1, tokens)) for seconds, tokens in pairs}
-    return sorted(raised)
+        return _rising([*estimate_bins(seen.seconds, batching.buckets)[:-1], top]), ()
+    found = estimate_bins_2d(seen.seconds, seen.tokens, batching.buckets, sub_buckets)
+    last = found.edges[-1][0]
+    raised: dict[tuple[float, int], float] = {}
+    for (seconds, tokens), rate in zip(found.edges, found.rate_limits):
+        edge = (_up(top if seconds == last else seconds), max(1, tokens))
+        raised[edge] = max(rate, raised.get(edge, 0.0))
+    return sorted(raised), tuple(raised[edge] for edge in sorted(raised))
 
 
 def _rising(edges: Iterable[float]) -> list[Bin]:
@@ -88,13 +94,17 @@ def most_tokens(edges: Sequence[Bin], seen: Seen) -> list[int]:
     return counts
 
 
-def covered(seen: Seen, edges: Sequence[Bin]) -> list[bool]:
-    """Whether each recording lies below some edge; in 2-D the outliers in tokens do not."""
+def covered(seen: Seen, edges: Sequence[Bin], rates: Sequence[float] = ()) -> list[bool]:
+    """Whether each recording lies below some edge and below the most tokens a second of its length."""
     pairs = [edge if isinstance(edge, tuple) else (edge, math.inf) for edge in edges]
-    return [
-        any(s <= seconds and t <= tokens for seconds, tokens in pairs)
-        for s, t in zip(seen.seconds, seen.tokens)
-    ]
+    ends = [seconds for seconds, _ in pairs]
+
+    def inside(seconds: float, tokens: int) -> bool:
+        if rates and tokens / seconds > rates[min(bisect_left(ends, seconds), len(ends) - 1)]:
+            return False
+        return any(seconds <= end and tokens <= most for end, most in pairs)
+
+    return [inside(seconds, tokens) for seconds, tokens in zip(seen.seconds, seen.tokens)]
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,7 @@ def waste(seen: Seen, batching: BatchingConfig) -> Waste:
     batching = replace(batching, concurrent=False)
     cuts = seen.cuts
     if batching.two_dimensional:
-        fits = covered(seen, batching.bucket_duration_bins)
+        fits = covered(seen, batching.bucket_duration_bins, batching.bucket_max_tokens_per_second)
         cuts = [cut for cut, inside in zip(cuts, fits) if inside]
     sampler = BucketSampler(
         cuts, bins_of(batching, cuts), batching, shuffle=True, seed=0, world_size=1, rank=0

@@ -107,7 +107,7 @@ def report_2d(
     The batch sizes are those that fill `batch_duration`; `aronnax bins --fit` finds the largest that memory allows.
     """
     found = estimate_bins_2d(durations, tokens, buckets, sub_buckets, outlier=outlier)
-    rates = dict(zip(found.edges, found.max_tokens_per_second))
+    rates = dict(zip(found.edges, found.rate_limits))
     longest, last = max(durations), found.edges[-1][0]
     # Edges are rounded; the longest recording must not fall off the end.
     edges = [(ceil(longest * 1000) / 1000 if edge[0] == last else edge[0], edge[1]) for edge in rates]
@@ -115,7 +115,7 @@ def report_2d(
     config = BatchingConfig(
         bucket_duration_bins=tuple(edges),
         bucket_batch_sizes=tuple(sizes),
-        bucket_max_tokens_per_second=tuple(ceil(rate * 100) / 100 for rate in rates.values()),
+        bucket_max_tokens_per_second=tuple(rates.values()),
     )
     kept = sorted(set(range(len(durations))) - set(found.outliers))
     seconds, counts = [durations[index] for index in kept], [tokens[index] for index in kept]
