@@ -100,6 +100,34 @@ def test_training_goes_on_at_the_very_next_batch(write_corpus: Write, workers: i
     resumed.train_dataloader().close()
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_weighted_nested_mix_goes_on_at_the_very_next_batch(write_corpus: Write, workers: int) -> None:
+    first, second, third = (str(write_corpus(count, str(count), seed=count)) for count in (5, 9, 14))
+    group = {
+        "type": "group",
+        "weight": 1,
+        "inputs": [{"path": second, "weight": 5}, {"path": third, "weight": 1}],
+    }
+    options = config(
+        train=[{"path": first, "weight": 3}, group],
+        temperature=0.5,
+        num_workers=workers,
+        perturb={"speed_probability": 0.5},
+    )
+    whole = speech_data(options, TOKENIZER)
+    unbroken = [batch.signal for batch in islice(whole.train_dataloader(), 25)]
+    whole.train_dataloader().close()
+    interrupted = speech_data(options, TOKENIZER)
+    seen = [batch.signal for batch in islice(interrupted.train_dataloader(), 17)]
+    state = json.loads(json.dumps(interrupted.state_dict()))
+    interrupted.train_dataloader().close()
+    resumed = speech_data(options, TOKENIZER)
+    resumed.load_state_dict(state)
+    seen += [batch.signal for batch in islice(resumed.train_dataloader(), 8)]
+    resumed.train_dataloader().close()
+    assert all(one.equal(other) for one, other in zip(seen, unbroken, strict=True))
+
+
 def test_batches_read_ahead_do_not_count_as_used(write_corpus: Write) -> None:
     data = speech_data(config(train=str(write_corpus(30)), num_workers=2), TOKENIZER)
     loader = data.train_dataloader()
