@@ -34,6 +34,10 @@ def translate(
     length_penalty: Annotated[
         float | None, Option(help="Exponent of the beam's length normalisation.")
     ] = None,
+    guard: Annotated[
+        bool | None,
+        Option("--guard/--no-guard", help="Cut off repetitions, drop text where nobody speaks."),
+    ] = None,
     chunk: Annotated[str, Option(help="auto, full, or seconds heard at once.")] = "auto",
     vad: Annotated[str | None, Option(help="energy or silero: decode only where there is speech.")] = None,
     confidence: Annotated[str, Option(help="tsallis, max_prob or none.")] = "tsallis",
@@ -56,6 +60,7 @@ def translate(
         "timestamps": timestamps,
         "beam": beam,
         "length_penalty": length_penalty,
+        "guard": guard,
     }
     options = {
         "batch_size": batch_size,
