@@ -40,11 +40,13 @@ class Plan:
     attention: Attention | None = None
     windows: Windows | None = None
     piece: int | None = None
+    beyond: bool = False
+    """Whether the model hears more at once than it was trained for."""
 
     @property
     def note(self) -> str | None:
-        """What the result says of it; reading at once with full attention needs no word."""
-        return None if self.kind == "full" else self.reason
+        """What the result says of it; reading at once with full attention needs no word where that was learned."""
+        return None if self.kind == "full" and not self.beyond else self.reason
 
 
 def check_chunk(chunk: str | float) -> None:
@@ -88,16 +90,15 @@ def choose_pieces(config: Any, samples: int, longest: float, chunk: str | float)
     seconds = samples / rate
     if chunk == "local":
         raise OptionError("chunk='local' is not for this model, which decodes what it has encoded as a whole")
-    if chunk == "full":
-        return Plan("full", "hearing all at once was asked for")
-    most = longest if isinstance(chunk, str) else float(chunk)
+    trained = f"the {longest:g} s this model was trained for"
+    most = seconds if chunk == "full" else longest if isinstance(chunk, str) else float(chunk)
     if seconds <= most:
-        return Plan("full", f"{seconds:.1f} s are heard at once")
-    said = (
-        f"{seconds:.1f} s are more than the {longest:g} s this model was trained for"
-        if isinstance(chunk, str)
-        else "that was asked for"
-    )
+        beyond = seconds > longest
+        more = f", more than {trained}" if beyond else ""
+        return Plan("full", f"{seconds:.1f} s are heard at once{more}", beyond=beyond)
+    said = f"{seconds:.1f} s are more than {trained}"
+    if not isinstance(chunk, str):
+        said = f"that was asked for, and is more than {trained}" if most > longest else "that was asked for"
     return Plan("pieces", f"heard in pieces of {most:g} s: {said}", piece=max(round(most * rate), 1))
 
 
