@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sessions import CLEAN, Loudness, session
-from voices import RATE, Speaker, Surroundings, read_speakers, split
+from voices import CALIBRATION_CLIPS, RATE, Speaker, Surroundings, read_speakers, split
 
 import aronnax
 from aronnax.collections.common.results.rttm import read_rttm
@@ -170,6 +170,7 @@ def main() -> None:
     options = {"sessions": "60", **dict(pair.split("=", 1) for pair in pairs)}
     model, count = aronnax.load(path), int(options["sessions"])
     _, clips, long = split(read_speakers(options["voices"]))
+    clips = clips[CALIBRATION_CLIPS:]
     surroundings = Surroundings.read(options.get("rir_noise"))
     results: dict[str, dict[str, float]] = {}
     plain = SimulationConfig(seconds=30.0, room_probability=0.0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.signal import fftconvolve
-from voices import RATE, Speaker, Surroundings
+from voices import LEVEL, RATE, Speaker, Surroundings
 
 from aronnax.collections.diarization.simulation.config import SimulationConfig
 from aronnax.collections.diarization.simulation.planning import Turn, plan_session
@@ -34,6 +34,8 @@ class Loudness:
     """Signal to noise ratio."""
     hiss_db: tuple[float, float] = (25.0, 60.0)
     """Signal to noise ratio of white noise, in every session."""
+    silent_probability: float = 0.0
+    """Share of sessions in which nobody speaks: digital silence, or nothing but noise."""
 
 
 CLEAN = Loudness((0.0, 0.0), 0.0, 0.0, (20.0, 20.0), (60.0, 60.0))
@@ -59,7 +61,8 @@ def session(
 ) -> Session:
     """One session; labels have `columns` columns."""
     pool = {speaker.name: speaker for speaker in speakers}
-    turns = plan_session(pool, config, RATE, rng)
+    silent = loudness.silent_probability > 0 and rng.random() < loudness.silent_probability
+    turns = [] if silent else plan_session(pool, config, RATE, rng)
     samples = round(config.seconds * RATE)
     names = tuple(dict.fromkeys(turn.speaker for turn in sorted(turns, key=lambda turn: turn.at)))
     in_room = bool(surroundings.rooms) and rng.random() < config.room_probability
@@ -79,7 +82,8 @@ def session(
             response = response * np.exp(-fading * np.arange(len(response), dtype=np.float32))
             track = fftconvolve(track, response.astype(np.float32))[:samples]
         mixture += track * np.float32(10 ** (rng.uniform(*config.gain_db) / 20))
-    mixture = _noisy(mixture, surroundings, loudness, rng)
+    if not silent or rng.random() < 0.5:
+        mixture = _noisy(mixture, surroundings, loudness, rng)
     mixture *= 10 ** (rng.uniform(*loudness.session_db) / 20)
     return Session(
         mixture / max(1.0, float(np.abs(mixture).max())),
@@ -92,7 +96,8 @@ def session(
 def _noisy(
     mixture: np.ndarray, surroundings: Surroundings, loudness: Loudness, rng: random.Random
 ) -> np.ndarray:
-    power = float(np.mean(mixture**2)) + 1e-10
+    # Where nobody speaks, the noise is as loud as it would be under speech.
+    power = float(np.mean(mixture**2)) or LEVEL**2
     draw = np.random.default_rng(rng.getrandbits(32))
     hiss = draw.standard_normal(len(mixture), np.float32)
     mixture = mixture + hiss * np.float32(np.sqrt(power * 10 ** (-rng.uniform(*loudness.hiss_db) / 10)))

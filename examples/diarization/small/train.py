@@ -131,7 +131,7 @@ class Maker:
         self, speakers: list[Speaker], surroundings: Surroundings, config: DataConfig, columns: int
     ) -> None:
         self.speakers, self.surroundings, self.speeds = speakers, surroundings, config.speeds
-        self.columns, self.loudness = columns, Loudness()
+        self.columns, self.loudness = columns, Loudness(silent_probability=0.03)
         names = [(speaker.name, speed) for speaker in speakers for speed in config.speeds]
         self.number = {name: number for number, name in enumerate(names)}
 

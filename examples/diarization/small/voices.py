@@ -25,6 +25,8 @@ LEVEL = 0.05
 """Root mean square that the speech of every recording is brought to, about -26 dBFS."""
 HELD_OUT_CLIPS = 30
 """Speakers of train-clean-100 that are kept for tests."""
+CALIBRATION_CLIPS = 10
+"""Of these, the first ones choose the threshold and are not tested on."""
 HELD_OUT_LONG = 2
 """Speakers of test-other that are kept for tests."""
 
