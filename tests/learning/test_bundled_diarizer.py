@@ -73,7 +73,7 @@ def test_silence_has_no_speaker(model: SortformerModel) -> None:
     assert model.diarize((np.zeros(10 * 16000, np.float32), 16000)).turns == ()
 
 
-@pytest.mark.parametrize(("speakers", "der", "first"), [(2, 26.0, 85.0), (3, 45.0, 85.0)])
+@pytest.mark.parametrize(("speakers", "der", "first"), [(2, 26.0, 80.0), (3, 45.0, 75.0)])
 def test_sessions_of_strangers(
     model: SortformerModel, recipe: Any, strangers: list[Any], speakers: int, der: float, first: float
 ) -> None:
