@@ -160,9 +160,9 @@ def _hear_batch(model: SpeechRecognizer, batch: list[Opened], options: Options) 
     by_index = {recording.index: one for recording, one in zip(audible, heard)}
     for recording in batch:
         one = by_index.get(recording.index)
-        notes = [recording.plan.note] if recording.plan.note else []
-        if one is None:
-            notes.append(f"shorter than one frame of the model ({model.samples_per_frame} samples)")
+        notes = [f"shorter than one frame of the model ({model.samples_per_frame} samples)"]
+        if one is not None:
+            notes = [recording.plan.note] if recording.plan.note else []
         if options.progress is not None:
             options.progress(recording.samples / model.sample_rate)
         yield _result(model, recording, [one] if one else [], options, notes)
