@@ -48,7 +48,9 @@ def transcribe(
     ] = None,
     guard: Annotated[
         bool | None,
-        Option("--guard/--no-guard", help="Prompted models: cut off repetitions, drop text where nobody speaks."),
+        Option(
+            "--guard/--no-guard", help="Prompted models: cut off repetitions, drop text where nobody speaks."
+        ),
     ] = None,
     diarize: Annotated[
         str | None,
