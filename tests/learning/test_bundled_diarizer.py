@@ -68,7 +68,7 @@ def test_it_is_small_and_can_be_streamed(model: SortformerModel) -> None:
     assert heard.shape == (38, 4)
 
 
-@pytest.mark.xfail(reason="trained without sessions of silence, which the recipe has now", strict=False)
+@pytest.mark.xfail(reason="trained without sessions of silence, which the recipe has now", strict=True)
 def test_silence_has_no_speaker(model: SortformerModel) -> None:
     assert model.diarize((np.zeros(10 * 16000, np.float32), 16000)).turns == ()
 
