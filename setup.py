@@ -33,6 +33,7 @@ EXTRAS = {
         "tensorboard>=2.16",
         "matplotlib>=3.8",
     ],
+    "llm": ["transformers>=5.0", "peft>=0.18"],
     "meeting": ["meeteval>=0.4", "pyannote.metrics>=3.2"],
     "media": ["av>=13"],
     "speak": ["espeakng-loader>=0.2"],
