@@ -23,6 +23,7 @@ from aronnax.core.config import from_dict, to_dict
 from aronnax.core.errors import CheckpointError, ConfigError
 from aronnax.core.files import cannot_save, follow_umask, sync_file, sync_folder, write_synced
 from aronnax.core.parts import Parts, constant_names
+from aronnax.core.references import borrowed, without_borrowed
 from aronnax.core.safe_yaml import MAX_BYTES, dump_yaml, parse_mapping
 
 if TYPE_CHECKING:
@@ -47,19 +48,22 @@ def read(folder: Path) -> Parts:
     """
     header = read_header(folder)
     model_type = header["model_type"]
-    config: Any = from_dict(
-        registry.model_class(model_type).Config, header["config"], f"{folder / CONFIG}: config"
-    )
+    cls = registry.model_class(model_type)
+    config: Any = from_dict(cls.Config, header["config"], f"{folder / CONFIG}: config")
     tensors, metadata = read_safetensors(_find(folder, WEIGHTS))
+    references = cls.references(config)
+    shared = borrowed(references, tensors)
+    names = sorted({reference.name for reference in references.values()})
     return Parts(
         where=str(folder),
         model_type=model_type,
         config=config,
         assets=_read_assets(folder, header.get("assets", [])),
-        tensors=tensors,
+        tensors={**tensors, **shared},
         details={
             "format": "aronnax folder",
             "written by": f"aronnax {header.get('aronnax_version', 'unknown')}",
+            **({"shares": f"weights with {', '.join(names)}"} if names else {}),
             **{key: value for key, value in metadata.items() if key != "format"},
         },
     )
@@ -140,15 +144,19 @@ def _write(model: Model, staging: Path, card: str | None, dtype: torch.dtype | N
 
 
 def _to_store(model: Model, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Every weight once, contiguous, on the CPU, in `dtype` where it is a floating-point number."""
+    """Every weight of its own once, contiguous, on the CPU, in `dtype` where it is a floating-point number."""
     stored: dict[str, Tensor] = {}
     seen: set[int] = set()
     constants = constant_names(model)
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) in seen:
+    state = model.state_dict(keep_vars=True)
+    own = without_borrowed(
+        model.references(model.config), {name: tensor.detach().cpu() for name, tensor in state.items()}
+    )
+    for name, tensor in state.items():
+        if name not in own or id(tensor) in seen:
             continue
         seen.add(id(tensor))
-        plain = tensor.detach()
+        plain = own[name]
         if dtype is not None and plain.is_floating_point() and name not in constants:
             plain = plain.to(dtype)
         stored[name] = plain.cpu().contiguous()

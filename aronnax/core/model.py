@@ -9,6 +9,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
+from aronnax.core.references import Reference
+
 M = TypeVar("M", bound="Model")
 
 
@@ -31,6 +33,11 @@ class Model(nn.Module):
     def build(cls: type[M], config: Any, assets: Mapping[str, bytes]) -> M:
         """A model with fresh weights from its config and the files stored beside its weights."""
         return cls(config)
+
+    @classmethod
+    def references(cls, config: Any) -> Mapping[str, Reference]:
+        """Checkpoints that hold what is below a prefix (`llm.`), so that this model's own need not; none by default."""
+        return {}
 
     def assets(self) -> dict[str, bytes]:
         """The files to store beside the weights (name -> content), such as a tokenizer's."""
