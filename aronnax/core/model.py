@@ -36,7 +36,7 @@ class Model(nn.Module):
 
     @classmethod
     def references(cls, config: Any) -> Mapping[str, Reference]:
-        """Checkpoints that hold what is below a prefix (`llm.`), so that this model's own need not; none by default."""
+        """Checkpoints that hold what is below a prefix (`llm.`), so that this model need not; by default none."""
         return {}
 
     def assets(self) -> dict[str, bytes]:

@@ -28,7 +28,7 @@ class Reference:
     prefix: str = ""
     """What stands there in place of the model's own prefix."""
     rename: Callable[[str], str] | None = None
-    """The rest of a name there -> the model's own, where adapters wrap layers: `q.weight` -> `q.base_layer.weight`."""
+    """Name there -> the model's own, where adapters wrap layers: `q.weight` -> `q.base_layer.weight`."""
 
 
 def borrowed(references: Mapping[str, Reference], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
