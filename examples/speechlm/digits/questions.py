@@ -23,6 +23,10 @@ FRENCH = ("zéro", "un", "deux", "trois", "quatre", "cinq", "six", "sept", "huit
 SPANISH = ("cero", "uno", "dos", "tres", "cuatro", "cinco", "seis", "siete", "ocho", "nueve")
 LONGEST = 6
 """Digits of the longest string that is asked about."""
+HOMOPHONES = {"one": "won", "two": "too", "four": "for", "eight": "ate"}
+"""Other spellings of digit words, which only a list of key words tells apart."""
+LISTED = "following words may occur in audio"
+"""How such a list begins."""
 
 _TEENS = (
     *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
@@ -405,4 +409,5 @@ def vocabulary() -> list[str]:
     texts += ["there is no nothing yes no none plus is and what is the opposite of", _NO_DIGITS, ":"]
     texts += ["reverse sort the words name only animals colours how many what does a do", *CRIES.values()]
     texts += [word for pair in _SMALL_TALK.items() for word in pair]
+    texts += [*HOMOPHONES.values(), LISTED]
     return list(dict.fromkeys(" ".join(texts).replace("#", " ").replace(":", " : ").split()))
