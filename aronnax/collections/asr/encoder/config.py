@@ -15,7 +15,7 @@ class FastConformerConfig:
     feat_in: mel bands of the input.
     n_layers, d_model, n_heads: depth, width and attention heads.
     subsampling: "dw_striding" (depthwise, FastConformer) or "striding" (full convolutions, Conformer).
-    subsampling_factor: feature frames to one encoder frame, a power of two.
+    subsampling_factor: feature frames to one encoder frame, a power of two; 1 projects frame by frame.
     subsampling_conv_channels: channels of the subsampling convolutions; -1 means d_model.
     causal_downsampling: subsample without looking ahead.
     ff_expansion_factor: inner width of the feed-forward modules over d_model.
@@ -69,9 +69,7 @@ class FastConformerConfig:
 
     def __post_init__(self) -> None:
         factor = self.subsampling_factor
-        _require(
-            factor >= 2 and factor & (factor - 1) == 0, "subsampling_factor", factor, "a power of two >= 2"
-        )
+        _require(factor >= 1 and factor & (factor - 1) == 0, "subsampling_factor", factor, "a power of two")
         _require(
             self.d_model % self.n_heads == 0, "d_model", self.d_model, f"a multiple of n_heads {self.n_heads}"
         )

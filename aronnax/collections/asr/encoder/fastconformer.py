@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from aronnax.collections.asr.encoder.config import FastConformerConfig
 from aronnax.collections.asr.encoder.layer import ConformerLayer
-from aronnax.collections.asr.encoder.subsampling import ConvSubsampling, Length
+from aronnax.collections.asr.encoder.subsampling import ConvSubsampling, FrameProjection, Length
 from aronnax.collections.common.nn.attention import AttentionPlan
 from aronnax.collections.common.nn.derived import forget_derived
 from aronnax.collections.common.nn.masks import any_padding, valid_frames
@@ -41,7 +41,9 @@ class FastConformer(nn.Module):
     def __init__(self, config: FastConformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.pre_encode = ConvSubsampling(config)
+        self.pre_encode = (
+            ConvSubsampling(config) if config.subsampling_factor > 1 else FrameProjection(config)
+        )
         self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(config.n_layers))
         self.tied = not config.untie_biases and config.self_attention_model == "rel_pos"
         self.skip_probabilities = _skip_probabilities(config)

@@ -125,3 +125,21 @@ class ConvSubsampling(nn.Module):
 
     def _project(self, x: Tensor) -> Tensor:
         return self.out(x.transpose(1, 2).flatten(2))
+
+
+class FrameProjection(Linear):
+    """Features [B, T, F] to encoder input [B, T, D], frame by frame: a subsampling factor of one."""
+
+    quantisable = False
+
+    def __init__(self, config: FastConformerConfig) -> None:
+        super().__init__(config.feat_in, config.d_model)
+
+    def output_length(self, frames: Length) -> Length:
+        """As many frames as before."""
+        return frames
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """features [B, T, F], lengths [B] -> states [B, T, D], lengths [B]; padding comes out as zeros."""
+        inside = valid_frames(lengths, features.shape[1])[:, :, None]
+        return super().forward(features).masked_fill(~inside, 0.0), lengths
