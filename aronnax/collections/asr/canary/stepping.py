@@ -62,8 +62,8 @@ class Stepper:
                 layer = cast(DecoderLayer, module)
                 x = layer.run(
                     x,
-                    partial(_back, layer.first_sub_layer, cache, number, index, bias, window),
-                    partial(_across, layer.second_sub_layer, cache, number),
+                    partial(look_back, layer.first_sub_layer, cache, number, index, bias, window),
+                    partial(look_across, layer.second_sub_layer, cache, number),
                 )
             cache.advance(rows)
             return self._scores(x[:, 0])
@@ -92,8 +92,8 @@ class Stepper:
                 layer = cast(DecoderLayer, module)
                 x = layer.run(
                     x,
-                    partial(_first, layer.first_sub_layer, cache, number),
-                    partial(_across, layer.second_sub_layer, cache, number),
+                    partial(look_first, layer.first_sub_layer, cache, number),
+                    partial(look_across, layer.second_sub_layer, cache, number),
                 )
             last = (lengths - 1)[:, None, None].expand(-1, 1, x.shape[2])
             return self._scores(x.gather(1, last)[:, 0]), cache
@@ -111,14 +111,14 @@ class Stepper:
         return CrossMemory(keys, values, padding_bias(lengths, states.shape[1], states.dtype))
 
 
-def _first(attention: MultiHeadAttention, cache: KeyValueCache, number: int, x: Tensor) -> Tensor:
+def look_first(attention: MultiHeadAttention, cache: KeyValueCache, number: int, x: Tensor) -> Tensor:
     """Self-attention over whole prompts [B, P, D], kept in the cache."""
     query, key, value = attention.project(x, x)
     cache.fill(number, key.transpose(1, 2), value.transpose(1, 2))
     return attention.leave(F.scaled_dot_product_attention(query, key, value, is_causal=True))
 
 
-def _back(
+def look_back(
     attention: MultiHeadAttention,
     cache: KeyValueCache,
     number: int,
@@ -138,7 +138,7 @@ def _back(
     return attention.leave(F.scaled_dot_product_attention(query, keys, values, bias))
 
 
-def _across(attention: MultiHeadAttention, cache: KeyValueCache, number: int, x: Tensor) -> Tensor:
+def look_across(attention: MultiHeadAttention, cache: KeyValueCache, number: int, x: Tensor) -> Tensor:
     """Cross-attention [B, U, D] to the memory; the rows of a group look at one copy of it."""
     memory = cache.memory
     assert memory is not None
