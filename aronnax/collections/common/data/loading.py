@@ -20,12 +20,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from aronnax.collections.common.data.filters import cut_name
+from aronnax.collections.common.data.recordings import consists_of_others, heard
 from aronnax.collections.common.data.report import Dropped
 from aronnax.core.errors import AudioError, ManifestError
 
 Batch = TypeVar("Batch")
 MakeBatch = Callable[[list[Cut], list[Tensor]], Batch]
-"""Makes a collection's batch from cuts and their signals [S]; must be picklable."""
+"""Makes a collection's batch from cuts and their signals [S]; must be picklable.
+
+A cut that consists of several recordings, or of none, has that many signals."""
 
 _MOST_BAD_BATCHES = 10
 # Lhotse lists what each of its decoders had to say; the first one's word is enough.
@@ -96,16 +99,19 @@ class ReadingDataset(Dataset, Generic[Batch]):
         self.make_batch, self.sample_rate, self.channel = make_batch, sample_rate, channel
 
     def __getitem__(self, cuts: CutSet) -> Loaded[Batch]:
-        kept, signals, skipped = [], [], []
+        kept, signals, lengths, skipped = [], [], [], []
         for cut in cuts:
             try:
-                signals.append(load_signal(cut, self.sample_rate, self.channel))
-                kept.append(cut)
+                parts = [load_signal(part, self.sample_rate, self.channel) for part in heard(cut)]
             except Exception as error:  # decoders raise anything at all on damaged files
                 skipped.append((cut_name(cut), _one_line(error), float(cut.duration)))
+                continue
+            signals += parts
+            kept.append(cut)
+            alone = not consists_of_others(cut)
+            lengths.append(parts[0].shape[0] / self.sample_rate if alone else float(cut.duration))
         if not kept:
             return Loaded(None, skipped, 0.0, 0.0)
-        lengths = [signal.shape[0] / self.sample_rate for signal in signals]
         return Loaded(self.make_batch(kept, signals), skipped, sum(lengths), max(lengths) * len(lengths))
 
 

@@ -104,7 +104,7 @@ def parse_entry(line: str | bytes, path: Path, number: int, text_field: str = "t
     offset = _seconds(fields, "offset", where)
     language = fields.get("lang")
     return ManifestEntry(
-        audio_filepath=_resolve(audio, path.parent),
+        audio_filepath=resolve_audio(audio, path.parent),
         offset=0.0 if offset is None else offset,
         duration=_seconds(fields, "duration", where),
         text=text,
@@ -158,7 +158,8 @@ def _seconds(fields: Mapping[str, Any], name: str, where: str) -> float | None:
     return float(value)
 
 
-def _resolve(audio: str, folder: Path) -> str:
+def resolve_audio(audio: str, folder: Path) -> str:
+    """A path of a manifest in `folder` as one from here; a URL stays as it is."""
     if "://" in audio:
         return audio
     return os.path.join(folder, os.path.expanduser(audio))

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import tarfile
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,8 +52,8 @@ def expand(path: str) -> list[str]:
     ]
 
 
-class NemoManifest:
-    """Cuts of one or more plain manifests; every pass reads the lines in a fresh order when shuffled.
+class JsonLines(ABC):
+    """Cuts of one or more files with a JSON object a line; every pass reads them in a fresh order when shuffled.
 
     Only the position of each line is held in memory, eight bytes a line.
     """
@@ -88,12 +89,20 @@ class NemoManifest:
             for file in files:
                 file.close()
 
+    @abstractmethod
+    def _cut(self, line: bytes, path: Path, number: int) -> Cut | None:
+        """The cut that a line describes, or None where it is left out."""
+
+
+class NemoManifest(JsonLines):
+    """Cuts of one or more plain manifests."""
+
     def _cut(self, line: bytes, path: Path, number: int) -> Cut | None:
         entry = parse_entry(line, path, number, self.config.text_field) if line.strip() else None
         if entry is None:
             return None
         try:
-            recording = _recording(entry)
+            recording = entry_recording(entry)
             cut = entry_cut(entry, recording, f"{path.stem}-{number}", self.config)
         except AudioError as error:
             self.dropped.unreadable(entry.audio_filepath, str(error), entry.duration)
@@ -183,8 +192,12 @@ def tar_members(path: Path) -> dict[str, tuple[int, int]]:
         return {member.name: (member.offset_data, member.size) for member in archive if member.isfile()}
 
 
-def _recording(entry: ManifestEntry) -> Recording:
-    """Opens the file's header only where the manifest leaves out the duration or the rate."""
+def entry_recording(entry: ManifestEntry) -> Recording:
+    """The recording of a manifest entry; its header is read only where the entry lacks the duration or the rate.
+
+    Raises:
+        AudioError: the file is missing or cannot be read.
+    """
     path = entry.audio_filepath
     rate = entry.extra.get("sampling_rate") or entry.extra.get("sample_rate")
     if isinstance(rate, int) and entry.duration is not None:

@@ -13,6 +13,9 @@ from lhotse.cut import Cut
 
 from aronnax.core.errors import AudioError
 
+RECORDINGS = "recordings"
+"""Custom field of a cut without audio of its own: the cuts that it consists of, any number of them."""
+
 
 @dataclass
 class TarAudioSource(AudioSource):
@@ -49,6 +52,16 @@ class MadeAudioSource(AudioSource):
         start = round(offset * self.sampling_rate)
         stop = None if duration is None else start + round(duration * self.sampling_rate)
         return samples[:, start:stop]
+
+
+def consists_of_others(cut: Cut) -> bool:
+    """Whether a cut has no audio of its own, but that of any number of others."""
+    return RECORDINGS in (cut.custom or {})
+
+
+def heard(cut: Cut) -> list[Cut]:
+    """The cuts whose audio a batch needs of this one: those it consists of, or itself."""
+    return list(cut.custom[RECORDINGS]) if consists_of_others(cut) else [cut]
 
 
 def file_source(path: str, channels: int) -> AudioSource:

@@ -13,7 +13,7 @@ from lhotse.cut import Cut
 from aronnax.collections.common.data.config import InputConfig
 from aronnax.collections.common.data.hf_cuts import HuggingFaceDataset
 from aronnax.collections.common.data.mixing import Chain, Endless, Interleaved, tempered
-from aronnax.collections.common.data.nemo_cuts import NemoManifest, TarredNemoManifest, expand
+from aronnax.collections.common.data.nemo_cuts import JsonLines, NemoManifest, TarredNemoManifest, expand
 from aronnax.collections.common.data.report import Dropped
 from aronnax.collections.common.data.slots import fill_slots, read_slots
 from aronnax.core.errors import ConfigError, ManifestError
@@ -103,7 +103,7 @@ def size_of(cuts: Iterable[Cut]) -> int | None:
     """How many cuts there are, where that is known without reading them."""
     if isinstance(cuts, _Tagged):
         return size_of(cuts.cuts)
-    return len(cuts) if isinstance(cuts, (NemoManifest, list, tuple)) else None
+    return len(cuts) if isinstance(cuts, (JsonLines, list, tuple)) else None
 
 
 class _Tagged:

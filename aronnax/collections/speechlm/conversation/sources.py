@@ -1,0 +1,55 @@
+"""Files of conversations as cuts, for the data module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lhotse.cut import Cut
+
+from aronnax.collections.common.data.manifest import ManifestEntry
+from aronnax.collections.common.data.nemo_cuts import JsonLines, entry_cut, entry_recording
+from aronnax.collections.llm.chat.messages import Audio
+from aronnax.collections.speechlm.conversation.cuts import conversation_cut
+from aronnax.collections.speechlm.conversation.reading import Conversation, parse_conversation
+from aronnax.core.errors import AudioError
+
+
+class Conversations(JsonLines):
+    """Cuts of one or more files of conversations, in the layouts that `reading` knows.
+
+    A conversation with a recording that is missing or unreadable is left out with a warning; one with broken turns
+    is an error.
+    """
+
+    def _cut(self, line: bytes, path: Path, number: int) -> Cut | None:
+        found = parse_conversation(line, path, number, check_audio=False) if line.strip() else None
+        if found is None:
+            return None
+        audios = [audio for message in found.messages for audio in message.audios]
+        try:
+            recordings = [
+                self._recording(audio, details, f"{found.id}-{place}", number)
+                for place, (audio, details) in enumerate(zip(audios, found.details))
+            ]
+        except AudioError as error:
+            self.dropped.unreadable(f"{path}, line {number}", str(error))
+            return None
+        return self._conversation(found, recordings)
+
+    def _conversation(self, found: Conversation, recordings: list[Cut]) -> Cut:
+        language = found.extra.get(self.config.language_field)
+        return conversation_cut(
+            found.id,
+            found.messages,
+            recordings,
+            language=language if isinstance(language, str) else None,
+            custom={**self.config.slots, **found.extra},
+        )
+
+    def _recording(self, audio: Audio, details: Mapping[str, Any], id: str, number: int) -> Cut:
+        entry = ManifestEntry(
+            str(audio.source), audio.offset, audio.duration, line=number, extra=dict(details)
+        )
+        return entry_cut(entry, entry_recording(entry), id, self.config)
