@@ -376,7 +376,7 @@ def text_task(rng: random.Random, name: str | None = None) -> tuple[str, str]:
 # ---- small talk
 
 _HELP = "i repeat digits say them in german french or spanish count them add them and find one"
-_NO_DIGITS = "tell me some digits first"
+NO_DIGITS = "tell me some digits first"
 _SMALL_TALK = {
     "hello": "hello ask me about digits",
     "hi": "hello ask me about digits",
@@ -397,7 +397,7 @@ _SMALL_TALK = {
 def small_talk(rng: random.Random) -> tuple[str, str]:
     """A turn of small talk, or a question whose string was forgotten."""
     if rng.random() < 0.25:
-        return ask([rng.choice(DIGITS)], rng)[0], _NO_DIGITS
+        return ask([rng.choice(DIGITS)], rng)[0], NO_DIGITS
     said = rng.choice(list(_SMALL_TALK))
     return said, _SMALL_TALK[said]
 
@@ -406,7 +406,7 @@ def vocabulary() -> list[str]:
     """Every word of questions, answers, tasks and small talk, in a fixed order."""
     texts = [" ".join(words) for words in (NUMBERS, GERMAN, FRENCH, SPANISH, COLOURS, ANIMALS, *OPPOSITES)]
     texts += [wording for kind in _KINDS for wording in kind.wordings]
-    texts += ["there is no nothing yes no none plus is and what is the opposite of", _NO_DIGITS, ":"]
+    texts += ["there is no nothing yes no none plus is and what is the opposite of", NO_DIGITS, ":"]
     texts += ["reverse sort the words name only animals colours how many what does a do", *CRIES.values()]
     texts += [word for pair in _SMALL_TALK.items() for word in pair]
     texts += [*HOMOPHONES.values(), LISTED]

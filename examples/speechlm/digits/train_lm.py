@@ -1,0 +1,254 @@
+"""Train the small language model `digits-lm` on made conversations: about ten minutes on one core.
+
+    python examples/speechlm/digits/train_lm.py OUT [steps]
+
+OUT becomes a checkpoint that `aronnax.load` opens, OUT/results.json holds its exact answers by kind of question on
+digit strings that were never trained on.
+
+The model is made to be a host of speech later: in a third of the turns the digit words are stretched as an encoder's
+frames are (repeated, with fillers between), their embeddings blended with the filler's and made noisy.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import chats
+import questions
+import torch
+from tokenizer import tokenizer_files
+from torch import Tensor
+from torch.nn import functional
+
+SETTINGS = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+    "tie_word_embeddings": True,
+    "rms_norm_eps": 1e-5,
+}
+STEPS, TOKENS, PEAK, WARM_UP, SEED = 3500, 1536, 3e-3, 100, 2026
+POOL, LENGTHS = 512, (1, 1, 1, 1, 40, 40, 120)
+STRETCHED, NOISE, BLEND = 0.33, 0.35, 0.4
+
+
+class Words:
+    """Words to ids and back, straight from the vocabulary: what the tokenizer does with such text."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.ids: dict[str, int] = json.loads(files["tokenizer.json"])["model"]["vocab"]
+        self.words = {index: word for word, index in self.ids.items()}
+
+    def __call__(self, text: str) -> list[int]:
+        return [self.ids[word] for word in text.replace(":", " : ").split()]
+
+
+class Row:
+    """One conversation as ids, which of them are learned, and which stand for something heard."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.learned: list[bool] = []
+        self.heard: list[bool] = []
+
+    def add(self, ids: list[int], learned: bool = False, heard: bool = False) -> None:
+        self.ids += ids
+        self.learned += [learned] * len(ids)
+        self.heard += [heard] * len(ids)
+
+
+def write(turns: list[chats.Turn], words: Words, rng: random.Random) -> Row:
+    """The row of a conversation in the format `digits`."""
+    row = Row()
+    for turn in turns:
+        row.add(words(f"<|user|> {turn.before}"))
+        stretched = bool(turn.digits) and rng.random() < STRETCHED
+        said = chats.as_frames(turn.digits, rng) if stretched else turn.digits
+        row.add([words.ids[word] for word in said], heard=stretched)
+        row.add(words(f"{turn.after} <|end|> <|assistant|>"))
+        row.add(words(f"{turn.answer} <|end|>"), learned=True)
+    return row
+
+
+def batches(words: Words, rng: random.Random) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Batches without end, each of about as many positions, of conversations about as long as one another."""
+    while True:
+        rows = [write(chats.chat(rng, rng.choice(LENGTHS)), words, rng) for _ in range(POOL)]
+        rows.sort(key=lambda row: len(row.ids))
+        made: list[list[Row]] = [[]]
+        for row in rows:
+            if made[-1] and (len(made[-1]) + 1) * len(row.ids) > TOKENS:
+                made.append([])
+            made[-1].append(row)
+        rng.shuffle(made)
+        yield from map(pad, made)
+
+
+def pad(rows: list[Row]) -> tuple[Tensor, Tensor, Tensor]:
+    """ids, labels (-100 where nothing is learned) and heard [B, U]."""
+    width = max(len(row.ids) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    labels = torch.full((len(rows), width), -100)
+    heard = torch.zeros(len(rows), width, dtype=torch.bool)
+    for place, row in enumerate(rows):
+        ids[place, : len(row.ids)] = torch.tensor(row.ids)
+        learned = torch.tensor(row.learned)
+        labels[place, : len(row.ids) - 1][learned[1:]] = ids[place, 1 : len(row.ids)][learned[1:]]
+        heard[place, : len(row.ids)] = torch.tensor(row.heard)
+    return ids, labels, heard
+
+
+def like_frames(embeddings: Tensor, heard: Tensor, filler: Tensor) -> Tensor:
+    """Embeddings [B, U, D] with what is heard blended with the filler and made noisy."""
+    share = torch.rand(heard.shape) * BLEND
+    blended = torch.lerp(embeddings, filler.expand_as(embeddings), share[..., None])
+    noise = torch.randn_like(blended) * embeddings.detach().std() * NOISE * torch.rand(len(heard), 1, 1)
+    return torch.where(heard[..., None], blended + noise, embeddings)
+
+
+def train(model: Any, words: Words, steps: int) -> None:
+    """Adam with a warm-up and a cosine to zero; prints the loss."""
+    rng = random.Random(SEED)
+    decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    plain = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=PEAK, betas=(0.9, 0.98))
+    shape = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))),
+    )
+    recent: list[float] = []
+    drawn = batches(words, rng)
+    for step in range(1, steps + 1):
+        ids, labels, heard = next(drawn)
+        embeddings = model.model.embed_tokens(ids)
+        filler = model.model.embed_tokens.weight[words.ids[chats.FILLER]]
+        hidden = model.model(inputs_embeds=like_frames(embeddings, heard, filler), use_cache=False)[0]
+        learned = labels != -100
+        loss = functional.cross_entropy(model.lm_head(hidden[learned]), labels[learned])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        shape.step()
+        recent.append(loss.item())
+        if step % 100 == 0:
+            mean = sum(recent) / len(recent)
+            print(f"step {step}: loss {mean:.4f}, {time.process_time():.0f} s of processor time", flush=True)
+            recent.clear()
+        if step % 1000 == 0:
+            print(
+                {name: f"{right}/{asked}" for name, (right, asked) in evaluate(model, words, 20).items()},
+                flush=True,
+            )
+
+
+@torch.inference_mode()
+def answers(model: Any, rows: list[list[int]], words: Words, limit: int = 32) -> list[str]:
+    """Greedy answers to prompts, which are padded on the right and grown together."""
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = torch.zeros(len(rows), int(lengths.max()) + limit, dtype=torch.long)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = torch.tensor(row)
+    every, end = torch.arange(len(rows)), words.ids["<|end|>"]
+    said: list[list[int]] = [[] for _ in rows]
+    done = torch.zeros(len(rows), dtype=torch.bool)
+    for _ in range(limit):
+        hidden = model.model(ids[:, : int(lengths.max())], use_cache=False)[0]
+        best = model.lm_head(hidden[every, lengths - 1]).argmax(-1)
+        done |= best == end
+        if done.all():
+            break
+        ids[every, lengths] = best
+        lengths += 1
+        for place, token in enumerate(best.tolist()):
+            if not done[place]:
+                said[place].append(token)
+    return [" ".join(words.words[token] for token in row) for row in said]
+
+
+def tests(each: int) -> list[list[chats.Turn]]:
+    """Conversations whose last answer is asked for: every kind on strings kept for tests, follow-ups, text tasks."""
+    rng = random.Random(SEED + 1)
+    made = [[chats.new_string(rng, True, kind)] for kind in questions.KINDS for _ in range(each)]
+    for _ in range(each * 4):
+        first = chats.new_string(rng, True)
+        question, right = questions.follow_up(first.digits, rng)
+        made.append([first, chats.Turn(question, (), "", right, "follow_up")])
+        made.append([chats.new_string(rng, True), chats.new_string(rng, True)])
+    for name in questions.TEXT_TASKS:
+        for _ in range(each):
+            question, right = questions.text_task(rng, name)
+            made.append([chats.Turn(question, (), "", right, name)])
+    return made
+
+
+def evaluate(
+    model: Any, words: Words, each: int = 100, stretched: bool = False
+) -> dict[str, tuple[int, int]]:
+    """Exact answers by kind: (right, asked); `stretched` writes strings as frames."""
+    rng = random.Random(SEED + 2)
+    right: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    rows, turns = [], []
+    for conversation in tests(each):
+        ids: list[int] = []
+        for turn in conversation:
+            said = chats.as_frames(turn.digits, rng) if stretched and turn.digits else list(turn.digits)
+            ids += words(f"<|user|> {turn.before} {' '.join(said)} {turn.after} <|end|> <|assistant|>")
+            if turn is not conversation[-1]:
+                ids += words(f"{turn.answer} <|end|>")
+        rows.append(ids)
+        turns.append(conversation[-1])
+    for start in range(0, len(rows), 128):
+        for turn, said in zip(turns[start:], answers(model, rows[start : start + 128], words)):
+            asked[turn.kind] += 1
+            right[turn.kind] += said == turn.answer
+    return {kind: (right[kind], asked[kind]) for kind in asked}
+
+
+def main(folder: str, steps: int = STEPS) -> None:
+    """Train, test and save."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(SEED)
+    files = tokenizer_files()
+    words = Words(files)
+    end, pad = words.ids["<|end|>"], words.ids["<pad>"]
+    special = {"bos_token_id": None, "eos_token_id": end, "pad_token_id": pad}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(words.ids), **SETTINGS, **special))
+    print(
+        f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters, {len(words.ids)} words"
+    )
+    train(model, words, steps)
+    model.eval()
+    out = Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    for name, content in files.items():
+        (out / name).write_bytes(content)
+    results = {"steps": steps, "processor_seconds": round(time.process_time())}
+    for name, stretched in (("text", False), ("stretched", True)):
+        counts = evaluate(model, words, 100, stretched)
+        results[name] = {kind: [*pair] for kind, pair in counts.items()}
+        right, asked = (sum(column) for column in zip(*counts.values()))
+        results[f"{name}_exact_percent"] = round(100 * right / asked, 2)
+        print(f"{name}: {right} of {asked} answers exact")
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    main(sys.argv[1], *map(int, sys.argv[2:3]))
