@@ -110,7 +110,7 @@ class _Answer:
             self.confidences.append(sure)
         keep = stopping.stops(self.row, self.tokens)
         if keep is None:
-            yield Said(self.row, self.sample, token, None)
+            yield Said(self.row, self.sample, token, None, log_prob=log_prob)
             if len(self.tokens) >= self.room:
                 yield self.close("limit", len(self.tokens), stopping.pad)
         else:

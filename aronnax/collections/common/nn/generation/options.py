@@ -92,3 +92,5 @@ class Said:
     """Why the answer ended here, or None if it goes on."""
     answer: Generated | None = None
     """The whole answer, at its end."""
+    log_prob: float | None = None
+    """Log-probability of the token."""
