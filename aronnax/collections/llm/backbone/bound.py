@@ -1,0 +1,66 @@
+"""A backbone bound to prompts, which the decoding engine drives.
+
+Legend: `B` rows, `U` positions, `D` width, `V` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aronnax.collections.common.nn.generation.graphs import StepRunner
+from aronnax.collections.llm.backbone.steps import FixedSteps, Steps
+
+
+class BoundDecoder:
+    """A `Decoder` of prompts given as embeddings [B, U, D], padded on the right to `lengths` [B]."""
+
+    def __init__(
+        self,
+        steps: Steps,
+        embed: Callable[[Tensor], Tensor],
+        embeddings: Tensor,
+        lengths: Tensor,
+        chunk: int | None,
+        fixed: bool | None,
+    ) -> None:
+        self.steps = steps
+        self.embed = embed
+        self.embeddings = embeddings
+        self.lengths = lengths
+        self.chunk = chunk
+        self.fixed = fixed
+        self._runner: StepRunner | None = None
+
+    def prefill(self, tokens: Tensor, lengths: Tensor, *, capacity: int) -> tuple[Tensor, Any]:
+        """Scores [B, V] after the prompts, and a cache for `capacity` - P tokens more than they have.
+
+        Of `tokens` [B, P] only the size counts: the prompts are known already.
+        """
+        room = self.embeddings.shape[1] + capacity - tokens.shape[1]
+        return self.steps.prefill(self.embeddings, self.lengths, room, self.chunk)
+
+    def step(self, tokens: Tensor, cache: Any) -> Tensor:
+        """Scores [B, V] after one token [B] more of each row in use."""
+        return self.advance(self.embed(tokens), cache)
+
+    @torch.inference_mode()
+    def advance(self, embeddings: Tensor, cache: Any) -> Tensor:
+        """Scores [B, V] after one position [B, D] more of each row in use."""
+        fixed = embeddings.is_cuda if self.fixed is None else self.fixed
+        if not fixed or not isinstance(self.steps, FixedSteps):
+            return self.steps.step(embeddings, cache)
+        if self._runner is None:
+            self._runner = self.steps.runner(cache)
+        scores = self._runner.step(embeddings, cache)
+        cache.longest = min(cache.longest + 1, cache.capacity)
+        return scores
+
+    def release(self, cache: Any) -> None:
+        """Give the fixed buffers, if any, to later calls."""
+        if self._runner is not None:
+            self._runner.pool.give_back(self._runner)
+            self._runner = None
