@@ -51,7 +51,7 @@ def new_string(rng: random.Random, test: bool = False, kind: str | None = None) 
     """A question with its string."""
     digits = string(rng, test)
     if kind is None and rng.random() < _LIST_SHARE:
-        return _listed(digits, rng)
+        return listed(digits, rng)
     if kind is None and rng.random() < 0.03:
         return Turn("", tuple(digits), "", " ".join(digits), "bare")
     kind = kind or rng.choice(list(questions.KINDS))
@@ -62,7 +62,7 @@ def new_string(rng: random.Random, test: bool = False, kind: str | None = None) 
     return Turn(question + (" :" if drawn < 0.75 else ""), tuple(digits), "", right, kind)
 
 
-def _listed(digits: list[str], rng: random.Random) -> Turn:
+def listed(digits: list[str], rng: random.Random) -> Turn:
     """Transcribe with a list of key words, which decides between spellings that sound alike."""
     other = {word: rng.choice((word, twin)) for word, twin in questions.HOMOPHONES.items()}
     listed = rng.sample(list(other.values()), rng.randint(1, len(other)))
