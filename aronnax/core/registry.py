@@ -26,6 +26,7 @@ _MODELS = {
     "hybrid": (f"{_ASR}.hybrid.model", "HybridModel"),
     "sortformer": (f"{_DIARIZATION}.sortformer.model", "SortformerModel"),
     "canary": (f"{_ASR}.canary.model", "CanaryModel"),
+    "multispeaker": (f"{_DIARIZATION}.multispeaker.model", "MultispeakerModel"),
 }
 
 # model_type -> the module whose `load_config` and `train` train it.
@@ -35,6 +36,7 @@ _TRAINING = {
     "hybrid": f"{_ASR}.training",
     "canary": f"{_ASR}.training",
     "sortformer": f"{_DIARIZATION}.training",
+    "multispeaker": f"{_DIARIZATION}.multispeaker.training",
 }
 
 # NeMo class name -> the module with our translation of its configuration.

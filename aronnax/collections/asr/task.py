@@ -124,6 +124,14 @@ class SpeechTask(Task):
         shortest = round(SHORTEST_SECONDS * self.model.sample_rate)
         return self.model.encode(*lengthened(batch.signal, batch.signal_lengths, shortest))
 
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """The losses of a batch by name."""
+        return self.losses_of(self.encode(batch), batch)
+
+    @abstractmethod
+    def losses_of(self, output: EncoderOutput, batch: Any) -> dict[str, Tensor]:
+        """The losses of a batch from its encoder states, which another system may have changed."""
+
     def batch_size(self, batch: SpeechBatch) -> int:
         """The number of utterances."""
         return len(batch)
@@ -155,9 +163,9 @@ class RecognitionTask(SpeechTask):
         """What each head's loss counts for in the trained one."""
         return dict.fromkeys(self.model.heads, 1.0)
 
-    def losses(self, batch: SpeechBatch) -> dict[str, Tensor]:
+    def losses_of(self, output: EncoderOutput, batch: SpeechBatch) -> dict[str, Tensor]:
         """The weighted loss as `loss`, and each head's as `<head>_loss` where there are several."""
-        return self._weighted(self.head_losses(self.encode(batch), batch))
+        return self._weighted(self.head_losses(output, batch))
 
     def _weighted(self, by_head: Mapping[str, Tensor]) -> dict[str, Tensor]:
         weights = self.weights()

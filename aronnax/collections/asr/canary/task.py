@@ -144,9 +144,9 @@ class CanaryTask(SpeechTask):
             self.model.text.pad_id,
         )
 
-    def losses(self, batch: CanaryBatch) -> dict[str, Tensor]:
+    def losses_of(self, output: EncoderOutput, batch: CanaryBatch) -> dict[str, Tensor]:
         """The cross-entropy of the batch as `loss`."""
-        return {"loss": self._loss(self.encode(batch), batch)[0]}
+        return {"loss": self._loss(output, batch)[0]}
 
     def _loss(self, output: EncoderOutput, batch: CanaryBatch) -> tuple[Tensor, Tensor]:
         """The loss a token, and how many tokens count."""

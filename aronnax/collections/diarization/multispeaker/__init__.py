@@ -1,0 +1,1 @@
+"""Multi-speaker recognition supervised by a diarizer: who says which word, written by one recogniser."""
