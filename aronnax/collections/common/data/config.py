@@ -13,7 +13,7 @@ from aronnax.collections.common.data.slots import checked_slots
 from aronnax.core.config import from_dict
 from aronnax.core.errors import ConfigError
 
-InputType = Literal["nemo_manifest", "lhotse_cuts", "lhotse_shar", "hf_dataset", "group"]
+InputType = Literal["nemo_manifest", "lhotse_cuts", "lhotse_shar", "hf_dataset", "conversations", "group"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class InputConfig:
     type: InputType = "nemo_manifest"
     """What `path` holds."""
     path: str = ""
-    """Manifest, cuts file, shar folder or data set name; `_OP_0..3_CL_` or `{0..3}` stands for numbered files."""
+    """Manifest, cuts file, shar folder, data set name or file of conversations; `_OP_0..3_CL_` or `{0..3}` stands for
+    numbered files."""
     tar: str = ""
     """nemo_manifest: the tar files the audio lies in, with the same braces."""
     weight: float | None = None
@@ -169,6 +170,39 @@ class BatchingConfig:
         return self.two_dimensional or bool(self.bucket_batch_sizes)
 
 
+_SHARES = {"audio": 0.85, "text": 0.15}
+"""Weights of two streams of these names that are given none."""
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """One kind of training data, whose batches are its own: recordings beside texts, for instance."""
+
+    train: Any = ()
+    """Inputs, as in `data.train`."""
+    weight: float | None = None
+    """How often a step is of this kind, beside the others; all or none have one."""
+    filters: FilterConfig | None = None
+    """Instead of `data.filters`."""
+    batching: BatchingConfig | None = None
+    """Instead of `data.batching`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "train", read_inputs(self.train, "data.streams"))
+        if self.weight is not None and self.weight <= 0:
+            raise ConfigError(f"weight {self.weight} of a stream must be above 0")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One kind of training data with all that holds for it."""
+
+    train: tuple[InputConfig, ...]
+    weight: float
+    filters: FilterConfig
+    batching: BatchingConfig
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """What to train and validate on.
@@ -179,6 +213,9 @@ class DataConfig:
     """
 
     train: Any = ()
+    streams: dict[str, StreamConfig] = field(default_factory=dict)
+    """Instead of `train`: several kinds of data by name. Each step trains on a batch of one kind, drawn by weight;
+    data never ends then. `audio` and `text` without weights get 0.85 and 0.15, others equal ones."""
     validation: Any = ()
     sample_rate: int = 16000
     """Hz; recordings of other rates are resampled."""
@@ -206,6 +243,10 @@ class DataConfig:
         for temperature in levels:
             _check_temperature(temperature)
         object.__setattr__(self, "train", read_inputs(self.train, "data.train"))
+        if self.train and self.streams:
+            raise ConfigError("data.train and data.streams are both given; leave one of them empty")
+        if len({stream.weight is None for stream in self.streams.values()}) > 1:
+            raise ConfigError("either all of data.streams have a weight or none")
         sets = self.validation if isinstance(self.validation, Mapping) else None
         if sets is None or "type" in sets or "path" in sets:
             sets = {"validation": self.validation} if self.validation else {}
@@ -214,6 +255,21 @@ class DataConfig:
             "validation",
             {name: read_inputs(value, f"data.validation.{name}") for name, value in sets.items()},
         )
+
+    @property
+    def training(self) -> dict[str, Stream]:
+        """The kinds of training data with all that holds for each; `train` is one without a name."""
+        given = self.streams or {"": StreamConfig(self.train)}
+        shares = _SHARES if given.keys() == _SHARES.keys() else dict.fromkeys(given, 1.0)
+        return {
+            name: Stream(
+                stream.train,
+                shares[name] if stream.weight is None else stream.weight,
+                stream.filters or self.filters,
+                stream.batching or self.batching,
+            )
+            for name, stream in given.items()
+        }
 
 
 def _check_temperature(temperature: float) -> None:

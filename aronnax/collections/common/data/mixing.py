@@ -1,10 +1,13 @@
-"""Several streams of cuts as one: each once, or drawn from for ever in proportion to tempered weights."""
+"""Several streams of cuts, or of batches, as one: each once, or drawn from for ever in proportion to weights."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import count
+from typing import Any
 
+from lhotse import CutSet
 from lhotse.cut import Cut
 
 from aronnax.core.errors import ManifestError
@@ -57,6 +60,53 @@ class Interleaved:
                 del running[chosen]
             else:
                 yield cut
+
+
+class RoundRobin:
+    """Batches of several samplers for ever: at each step one of them is drawn by weight and gives the batch.
+
+    The order of draws depends on `seed` and nothing else, so that the processes of a training, whose samplers differ
+    by rank alone, are at the same kind of batch at every step. A sampler that ends is opened for its next pass.
+
+    Args:
+        streams: By name, what opens the sampler of a pass of that number.
+        weights: One for each.
+        seed: Of the draws.
+    """
+
+    def __init__(
+        self, streams: Mapping[str, Callable[[int], Any]], weights: Sequence[float], seed: str
+    ) -> None:
+        self._streams, self._weights, self._seed = dict(streams), list(weights), seed
+        self._running: list[Generator[CutSet, None, None]] = []
+
+    def __iter__(self) -> Iterator[CutSet]:
+        self.close()
+        rng = random.Random(self._seed)
+        self._running = [_passes(name, open_pass) for name, open_pass in self._streams.items()]
+        numbers = range(len(self._running))
+        while True:
+            (chosen,) = rng.choices(numbers, weights=self._weights)
+            yield next(self._running[chosen])
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        for running in self._running:
+            running.close()
+        self._running = []
+
+
+def _passes(name: str, open_pass: Callable[[int], Any]) -> Generator[CutSet, None, None]:
+    for number in count():
+        sampler, found = open_pass(number), False
+        try:
+            for batch in sampler:
+                found = True
+                yield batch
+        finally:
+            sampler.close()
+        if not found:
+            raise ManifestError(f"data.streams.{name} holds nothing that can be trained on")
 
 
 class Chain:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, Generic
 
@@ -15,7 +16,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from aronnax.collections.common.audio.perturb import PerturbConfig, perturb_cuts
-from aronnax.collections.common.data.config import BatchingConfig, Bin, DataConfig, FilterConfig
+from aronnax.collections.common.data.config import BatchingConfig, Bin, DataConfig, FilterConfig, Stream
 from aronnax.collections.common.data.filters import (
     CutFilter,
     Examine,
@@ -34,14 +35,19 @@ from aronnax.collections.common.data.loading import (
     TrainingLoader,
     keep,
 )
+from aronnax.collections.common.data.mixing import RoundRobin
 from aronnax.collections.common.data.non_speech import mix_non_speech
+from aronnax.collections.common.data.recordings import consisting_of, consists_of_others, heard
 from aronnax.collections.common.data.report import Dropped
 from aronnax.collections.common.data.sampling import BucketSampler, bins_of
-from aronnax.collections.common.data.sources import Inputs
+from aronnax.collections.common.data.sources import Inputs, OpenInput
 from aronnax.collections.common.text import Tokenizer
 from aronnax.core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+
+Convert = Callable[[Iterable[Cut], int, bool], Iterator[Cut]]
+"""Cuts that were read, a seed, and whether they are to be trained on -> other cuts."""
 
 
 class SpeechDataModule(LightningDataModule, Generic[Batch]):
@@ -52,12 +58,15 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         make_batch: Makes a collection's batch from cuts and signals; runs in the workers.
         tokenizer: Needed by filters by tokens and by 2-D buckets.
         train: Cuts to train on instead of `config.train`: a CutSet or any iterable that can be iterated anew for
-            each pass; where it has `set_epoch`, that is called with the number of the pass before.
+            each pass; where it has `set_epoch`, that is called with the number of the pass before. A mapping of
+            such by name stands for the inputs of `config.streams`.
         validation: Sets of cuts by name, instead of `config.validation`.
         examine: Looks at each cut first: may note its tokens on it (see `note_number`), raises for data that is
             plainly wrong, and returns why a cut is left out, or None.
         required: Prompt slots, and `text`, that every recording of `config` must have; one without them is an
             error that names file, line and field.
+        open_input: Opens inputs of types that only some collections know, such as `conversations`.
+        convert: Makes other cuts of those that were read.
     """
 
     def __init__(
@@ -66,20 +75,24 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         make_batch: MakeBatch[Batch],
         tokenizer: Tokenizer | None = None,
         *,
-        train: Iterable[Cut] | None = None,
+        train: Iterable[Cut] | Mapping[str, Iterable[Cut]] | None = None,
         validation: Mapping[str, Iterable[Cut]] | None = None,
         examine: Examine | None = None,
         required: Sequence[str] = (),
+        open_input: Mapping[str, OpenInput] | None = None,
+        convert: Convert | None = None,
     ) -> None:
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
-        self._examine, self._required = examine, tuple(required)
+        self._streams = config.training
+        self._examine, self._convert = examine, convert
+        self._reading: dict[str, Any] = {"required": tuple(required), "open_input": open_input}
         self.stats = DataStats()
         self.dropped = Dropped()
         self._make_batch = make_batch
-        self._train = train
+        self._train = _by_name(train, self._streams)
         self._validation = dict(validation) if validation is not None else None
-        self._bins: list[Bin] | None = None
+        self._bins: dict[str, list[Bin]] = {}
         self._loader: TrainingLoader[Batch] | None = None
         self._state: Mapping[str, int] | None = None
         self._reported = ""
@@ -131,32 +144,41 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
             self._loader.close()
             self._report()
 
-    def cuts(self, epoch: int = 0) -> Iterator[Cut]:
-        """The training cuts of one pass: tagged, mixed, perturbed and filtered."""
-        seed = self.config.seed + epoch
-        cuts = self._examined(self._source(epoch, seed), self.dropped)
+    def cuts(self, epoch: int = 0, stream: str | None = None) -> Iterator[Cut]:
+        """The training cuts of one pass (of the first stream unless another is named): mixed, perturbed, filtered."""
+        name = next(iter(self._streams)) if stream is None else stream
+        seed, settings = self.config.seed + epoch, self._streams[name]
+        cuts = self._source(name, epoch, seed)
+        if self._convert is not None:
+            # What is made of a recording differs for one without speech too.
+            cuts = self._convert(self._with_non_speech(cuts, seed), seed, True)
+        cuts = self._examined(cuts, self.dropped)
         if (
             self._examine is None
             and self.tokenizer is not None
-            and needs_tokens(self.config.filters, self.config.batching)
+            and needs_tokens(settings.filters, settings.batching)
         ):
             tokenizer = self.tokenizer
             cuts = (note_tokens(cut, tokenizer) for cut in cuts)
         if self.config.perturb != PerturbConfig():
-            cuts = perturb_cuts(CutSet(_Once(cuts)), self.config.perturb, seed)
-        if self.config.non_speech.share:
+            cuts = perturbed(cuts, self.config.perturb, seed)
+        if self._convert is None:
             # After perturbing, since noise over silence teaches nothing new.
             cuts = self._with_non_speech(cuts, seed)
-        keep_fitting = CutFilter(self.config.filters, self.config.batching, self.dropped, self.tokenizer)
+        keep_fitting = CutFilter(settings.filters, settings.batching, self.dropped, self.tokenizer)
         return keep_fitting(cuts)
 
     def _with_non_speech(self, cuts: Iterable[Cut], seed: int) -> Iterator[Cut]:
         config = self.config
+        if not config.non_speech.share:
+            yield from cuts
+            return
         for cut in mix_non_speech(cuts, config.non_speech, config.sample_rate, seed):
-            if is_non_speech(cut) and self._examine is not None:
-                self._examine(cut)
-            elif is_non_speech(cut):
-                note_number(cut, 0)
+            if is_non_speech(cut) and self._convert is None:
+                if self._examine is None:
+                    note_number(cut, 0)
+                else:
+                    self._examine(cut)
             yield cut
 
     def _examined(self, cuts: Iterable[Cut], dropped: Dropped) -> Iterator[Cut]:
@@ -168,13 +190,14 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
             else:
                 dropped.drop(reason, f"{cut_name(cut)} ({cut.duration:.2f} s)", cut.duration)
 
-    def bins(self) -> list[Bin]:
+    def bins(self, stream: str | None = None) -> list[Bin]:
         """The edges between buckets, estimated from the first recordings unless the configuration has them."""
-        if self._bins is None:
-            self._bins = bins_of(self.config.batching, self.cuts())
+        name = next(iter(self._streams)) if stream is None else stream
+        if name not in self._bins:
+            self._bins[name] = bins_of(self._streams[name].batching, self.cuts(stream=name))
             self._report()
             self.dropped.clear()
-        return self._bins
+        return self._bins[name]
 
     def _report(self) -> None:
         """Log what was left out, once for each time it changes."""
@@ -183,33 +206,37 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
             logger.info("training data: %s", report)
             self._reported = report
 
-    def _source(self, epoch: int, seed: int) -> Iterator[Cut]:
+    def _source(self, name: str, epoch: int, seed: int) -> Iterator[Cut]:
+        config = self.config
         if self._train is None:
-            config = self.config
-            return iter(
-                Inputs(
-                    config.train,
-                    self.dropped,
-                    shuffle=config.shuffle,
-                    seed=seed,
-                    temperature=config.temperature,
-                    required=self._required,
-                )
-            )
-        if hasattr(self._train, "set_epoch"):
-            self._train.set_epoch(epoch)
-        return iter(self._train)
+            inputs = self._streams[name].train
+            options = {"shuffle": config.shuffle, "temperature": config.temperature, **self._reading}
+            return iter(Inputs(inputs, self.dropped, seed=seed, **options))
+        given = self._train[name]
+        if hasattr(given, "set_epoch"):
+            given.set_epoch(epoch)
+        return iter(given)
 
-    def batches(self, epoch: int = 0) -> BucketSampler:
-        """The batches of cuts that this process trains on in one pass; no audio is read."""
+    def batches(self, epoch: int = 0) -> BucketSampler | RoundRobin:
+        """The batches of cuts that this process trains on in one pass; no audio is read.
+
+        With several streams there is but one pass, which never ends.
+        """
+        if len(self._streams) == 1:
+            return self._batches(next(iter(self._streams)), epoch)
+        opening = {name: partial(self._batches, name) for name in self._streams}
+        weights = [stream.weight for stream in self._streams.values()]
+        return RoundRobin(opening, weights, f"{self.config.seed + epoch} streams")
+
+    def _batches(self, name: str, epoch: int) -> BucketSampler:
         rank, world_size = self._ranks()
-        bins = self.bins()
+        bins = self.bins(name)
         self._report()
         self.dropped.clear()
         return BucketSampler(
-            self.cuts(epoch),
+            self.cuts(epoch, name),
             bins,
-            self.config.batching,
+            self._streams[name].batching,
             shuffle=self.config.shuffle,
             seed=self.config.seed + epoch,
             world_size=world_size,
@@ -225,14 +252,15 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         if self._validation is not None:
             cuts = self._validation[name]
         else:
-            inputs = Inputs(
-                self.config.validation[name], self.dropped, shuffle=False, seed=0, required=self._required
-            )
+            given = self.config.validation[name]
+            inputs = Inputs(given, self.dropped, shuffle=False, seed=0, **self._reading)
             if inputs.endless:
                 raise ConfigError(
                     f"data.validation.{name} must not have weights: it is read once from end to end"
                 )
             cuts = inputs
+        if self._convert is not None:
+            cuts = self._convert(cuts, 0, False)
         fitting = CutFilter(FilterConfig(min_duration=None), BatchingConfig(), Dropped())
         sampler = DynamicCutSampler(
             CutSet(_Once(fitting(self._examined(cuts, self.dropped)))),
@@ -256,7 +284,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         try:
             yield from loader
         finally:
-            if isinstance(sampler, BucketSampler):
+            if isinstance(sampler, BucketSampler | RoundRobin):
                 sampler.close()
 
     def _ranks(self) -> tuple[int, int]:
@@ -265,6 +293,24 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
+
+
+def _by_name(
+    train: Iterable[Cut] | Mapping[str, Iterable[Cut]] | None, streams: Mapping[str, Stream]
+) -> Mapping[str, Iterable[Cut]] | None:
+    if train is None:
+        return None
+    found = train if isinstance(train, Mapping) else {next(iter(streams)): train}
+    if found.keys() != streams.keys():
+        raise ConfigError(f"data.streams are {', '.join(streams)}, and cuts are given for {', '.join(found)}")
+    return found
+
+
+def perturbed(cuts: Iterable[Cut], config: PerturbConfig, seed: int) -> Iterator[Cut]:
+    """Each cut perturbed; of one that consists of others, each of these."""
+    for cut in cuts:
+        parts = list(perturb_cuts(CutSet(heard(cut)), config, seed))
+        yield consisting_of(cut, parts) if consists_of_others(cut) else parts[0]
 
 
 class ValidationLoader(Generic[Batch]):

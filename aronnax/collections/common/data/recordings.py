@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from lhotse import AudioSource, MonoCut, MultiCut, Recording, SupervisionSegment
 from lhotse.cut import Cut
+from lhotse.utils import fastcopy
 
 from aronnax.core.errors import AudioError
 
@@ -62,6 +63,12 @@ def consists_of_others(cut: Cut) -> bool:
 def heard(cut: Cut) -> list[Cut]:
     """The cuts whose audio a batch needs of this one: those it consists of, or itself."""
     return list(cut.custom[RECORDINGS]) if consists_of_others(cut) else [cut]
+
+
+def consisting_of(cut: Cut, parts: Sequence[Cut]) -> Cut:
+    """The same cut with other cuts in place of those it consists of, longer or shorter as they are."""
+    more = sum(part.duration for part in parts) - sum(part.duration for part in heard(cut))
+    return fastcopy(cut, duration=cut.duration + more, custom={**cut.custom, RECORDINGS: list(parts)})
 
 
 def file_source(path: str, channels: int) -> AudioSource:

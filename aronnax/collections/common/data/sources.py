@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,16 @@ from aronnax.collections.common.data.report import Dropped
 from aronnax.collections.common.data.slots import fill_slots, read_slots
 from aronnax.core.errors import ConfigError, ManifestError
 
+OpenInput = Callable[..., Iterable[Cut]]
+"""Opens an input: (item, dropped, *, shuffle, seed, required) -> its cuts."""
+
 
 class Inputs:
     """The cuts of a list of inputs, lazily.
 
     Siblings without weights are read once each, shuffled together or one after the other; siblings with weights
     are repeated for ever and drawn from in proportion. `endless` tells which. `required` names the slots, and
-    `text`, that every recording must have.
+    `text`, that every recording must have. `open_input` opens inputs of types that only some collections know.
     """
 
     def __init__(
@@ -36,11 +39,12 @@ class Inputs:
         seed: int,
         temperature: float | Sequence[float] = 1.0,
         required: Sequence[str] = (),
+        open_input: Mapping[str, OpenInput] | None = None,
     ) -> None:
         if not inputs:
             raise ConfigError("there is no input to read: data.train is empty")
         self._dropped, self._shuffle, self._seed = dropped, shuffle, seed
-        self._required = tuple(required)
+        self._required, self._open_input = tuple(required), dict(open_input or {})
         depth = _depth(inputs)
         levels = [temperature] * depth if isinstance(temperature, (int, float)) else list(temperature)
         if len(levels) != depth:
@@ -88,7 +92,13 @@ class Inputs:
             cuts = self._mix(members, temperatures, place)
             return _Tagged(cuts, item.tags) if item.tags else cuts
         item = replace(item, slots=slots)
-        if item.type == "hf_dataset":
+        if item.type == "conversations":
+            if item.type not in self._open_input:
+                raise ConfigError(
+                    f"{item.path}: conversations are for speech language models, not for this one"
+                )
+            cuts = self._open_input[item.type](item, self._dropped, **options)
+        elif item.type == "hf_dataset":
             cuts = HuggingFaceDataset(item, self._dropped, **options)
         elif item.type == "nemo_manifest" and item.tar:
             cuts = TarredNemoManifest(item, self._dropped, **options)

@@ -69,10 +69,11 @@ def messages_of(cut: Cut) -> tuple[Message, ...]:
     )
 
 
-def replace_messages(cut: Cut, messages: Sequence[Message]) -> Cut:
+def with_messages(cut: Cut, messages: Sequence[Message]) -> Cut:
     """The same cut with other words around its recordings, all of which the messages must keep, in order."""
-    cut.custom = {**cut.custom, CONVERSATION: _plain(messages)}
-    return cut
+    from lhotse.utils import fastcopy
+
+    return fastcopy(cut, custom={**cut.custom, CONVERSATION: _plain(messages)})
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -10,9 +10,10 @@ from lhotse.cut import Cut
 
 from aronnax.collections.common.data.manifest import ManifestEntry
 from aronnax.collections.common.data.nemo_cuts import JsonLines, entry_cut, entry_recording
+from aronnax.collections.common.data.slots import fill_slots
 from aronnax.collections.llm.chat.messages import Audio
 from aronnax.collections.speechlm.conversation.cuts import conversation_cut
-from aronnax.collections.speechlm.conversation.reading import Conversation, parse_conversation
+from aronnax.collections.speechlm.conversation.reading import parse_conversation
 from aronnax.core.errors import AudioError
 
 
@@ -36,17 +37,17 @@ class Conversations(JsonLines):
         except AudioError as error:
             self.dropped.unreadable(f"{path}, line {number}", str(error))
             return None
-        return self._conversation(found, recordings)
-
-    def _conversation(self, found: Conversation, recordings: list[Cut]) -> Cut:
-        language = found.extra.get(self.config.language_field)
-        return conversation_cut(
+        nested = found.extra.get("custom")
+        fields = {**(nested if isinstance(nested, dict) else {}), **found.extra}
+        language = fields.get(self.config.language_field)
+        cut = conversation_cut(
             found.id,
             found.messages,
             recordings,
             language=language if isinstance(language, str) else None,
-            custom={**self.config.slots, **found.extra},
+            custom=fields,
         )
+        return fill_slots(cut, self.config.slots, (), f"{path}, line {number}")
 
     def _recording(self, audio: Audio, details: Mapping[str, Any], id: str, number: int) -> Cut:
         entry = ManifestEntry(
