@@ -8,7 +8,7 @@ NEMO_PYTHON := $(CURDIR)/.venv-parity/bin/python
 .PHONY: help install demo test test-slow lint parity bench clean
 
 help:
-	@echo "make demo       transcribe, draw and fine-tune with the bundled model (about two minutes after installing)"
+	@echo "make demo       transcribe, tell speakers apart, draw, fine-tune (about two minutes after installing)"
 	@echo "make test       the test suite"
 	@echo "make test-slow  the long tests: trainings, notebooks, kill -9"
 	@echo "make lint       formatting, lint, types, import layers"
@@ -78,4 +78,4 @@ bench: $(STAMP) $(PARITY_STAMP)
 	@ARONNAX_NEMO_PYTHON=$(NEMO_PYTHON) $(BIN)/python benchmarks/run_all.py
 
 clean:
-	rm -rf .venv .venv-parity build *.egg-info demo.png
+	rm -rf .venv .venv-parity build *.egg-info demo.png speakers.png

@@ -1,4 +1,4 @@
-"""`aronnax demo`: the bundled model at work on bundled recordings, then a minute of fine-tuning."""
+"""`aronnax demo`: the bundled models at work on bundled recordings, then a minute of fine-tuning."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import logging
 import random
 import tempfile
 import warnings
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from click import echo, style
 
@@ -17,7 +19,9 @@ from aronnax.cli.terminal import table
 
 if TYPE_CHECKING:
     from aronnax.collections.asr.recognizer import SpeechRecognizer
+    from aronnax.collections.common.results import Transcript
 
+RECORDINGS = Path(__file__).parents[1] / "bundled" / "recordings"
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SIGNS = ("plus", "minus", "times")
 VOICES = ("en-us", "en", "en-us+m3", "en-us+f2", "en+m5", "en-gb-scotland", "en-us+f4", "en+f3")
@@ -26,10 +30,10 @@ UNHEARD = ("en-us+m7", "en+f5")
 
 
 def demo(
-    out: Annotated[Path, Option(help="Folder for demo.png.")] = Path(),
+    out: Annotated[Path, Option(help="Folder for demo.png and speakers.png.")] = Path(),
     steps: Annotated[int, Option(help="Optimizer steps of the fine-tuning; 0 leaves it out.")] = 150,
 ) -> None:
-    """See it work: transcribe bundled recordings, draw demo.png, fine-tune for about a minute."""
+    """See it work: transcribe bundled recordings, tell two speakers apart, draw both, fine-tune for a minute."""
     import torch
 
     import aronnax
@@ -41,18 +45,22 @@ def demo(
     assert isinstance(model, SpeechRecognizer)
     out.mkdir(parents=True, exist_ok=True)
     _transcribe(model, out / "demo.png")
+    _tell_apart(model, out / "speakers.png")
     if steps:
         _fine_tune(steps)
 
 
+def _entries(manifest: str) -> list[dict[str, Any]]:
+    lines = (RECORDINGS / manifest).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def _transcribe(model: SpeechRecognizer, picture: Path) -> None:
-    import aronnax
     from aronnax.collections.asr.picture import draw
     from aronnax.collections.common.audio.reading import read_audio
 
-    manifest = Path(aronnax.__file__).parent / "bundled" / "recordings" / "manifest.jsonl"
-    entries = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
-    paths = [manifest.parent / entry["audio_filepath"] for entry in entries]
+    entries = _entries("manifest.jsonl")
+    paths = [RECORDINGS / entry["audio_filepath"] for entry in entries]
     transcripts = model.transcribe(paths)
     assert isinstance(transcripts, list)
     echo(style("\n1. The bundled model digits transcribes bundled recordings", bold=True))
@@ -72,12 +80,58 @@ def _transcribe(model: SpeechRecognizer, picture: Path) -> None:
     echo(f"\ndrew {paths[longest].name} with its words: {style(str(picture), bold=True)}")
 
 
+def _tell_apart(model: SpeechRecognizer, picture: Path) -> None:
+    """Transcribe a recording of two voices with its speakers, and draw who speaks when."""
+    import aronnax
+    from aronnax.collections.common.audio.reading import open_audio
+    from aronnax.collections.diarization.joining import join
+    from aronnax.collections.diarization.picture import draw
+    from aronnax.collections.diarization.sortformer.model import SortformerModel
+
+    diarizer = aronnax.load("diarizer-small", device="cpu")
+    assert isinstance(diarizer, SortformerModel)
+    (entry,) = _entries("conversation.jsonl")
+    path = RECORDINGS / entry["audio_filepath"]
+    transcript, diarization = model.transcribe(path), diarizer.diarize(path)
+    assert not isinstance(transcript, list)
+    assert not isinstance(diarization, list)
+    echo(style("\n2. With the bundled diarizer it tells who says what", bold=True))
+    echo(f"\n{path.name} ({transcript.duration:.2f} s), two voices:")
+    said = [(f"SPEAKER {turn['speaker']}", turn["text"]) for turn in entry["turns"]]
+    found = _by_speaker(join(transcript, diarization))
+    for speaker, start, end, text in found:
+        right = style("right", fg="green") if (speaker, text) in said else style("wrong", fg="red")
+        echo(f"  {start:5.2f} to {end:5.2f} s  {speaker}: {style(text, bold=True)}  {right}")
+    called = {name: f"SPEAKER {number}" for number, name in enumerate(diarization.speakers, start=1)}
+    named = replace(
+        diarization,
+        turns=tuple(replace(turn, speaker=called[turn.speaker]) for turn in diarization.turns),
+        names=tuple(called.get(name, name) for name in diarization.names),
+        source=path.name,
+    )
+    audio = open_audio(path, diarizer.sample_rate)
+    try:
+        picture.write_bytes(draw(named, audio))
+    finally:
+        audio.close()
+    echo(f"\ndrew who speaks when: {style(str(picture), bold=True)}")
+
+
+def _by_speaker(transcript: Transcript) -> list[tuple[str, float, float, str]]:
+    """(speaker, start, end, text) of each run of words by one speaker."""
+    runs = [list(run) for _, run in groupby(transcript.words, key=lambda word: word.speaker)]
+    return [
+        (run[0].speaker or "nobody", run[0].start, run[-1].end, " ".join(word.text for word in run))
+        for run in runs
+    ]
+
+
 def _fine_tune(steps: int) -> None:
     """Teach the digits model three new words, which its tokenizer does not even have."""
     from aronnax.collections.asr.training import TrainConfig, train
     from aronnax.core.config import from_dict
 
-    task = style(f"2. Fine-tuning on {steps} batches of synthesised sums", bold=True)
+    task = style(f"3. Fine-tuning on {steps} batches of synthesised sums", bold=True)
     echo(
         f"\n{task}, to learn {', '.join(SIGNS)}: "
         "three pieces are added to the tokenizer and the old ones keep their rows"

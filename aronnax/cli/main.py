@@ -23,7 +23,7 @@ VERBS = {
     "bins": "Estimate duration buckets for a data set.",
     "convert": "Convert a checkpoint between .nemo and an aronnax folder.",
     "info": "Describe any checkpoint.",
-    "demo": "See it work: transcribe, draw, fine-tune, in a minute or two.",
+    "demo": "See it work: transcribe, tell speakers apart, draw, fine-tune, in two minutes.",
 }
 
 

@@ -1,7 +1,7 @@
 """Make the recordings that are bundled for the demo, with espeak-ng: `python recordings.py FOLDER`.
 
 Each is spoken, placed in a room or on a telephone line, and written in the format its name says; manifest.jsonl
-holds the texts.
+holds the texts. One more has two voices that take turns; conversation.jsonl says who says what and when.
 """
 
 from __future__ import annotations
@@ -43,6 +43,16 @@ RECORDINGS = (
     Recording("quick.flac", "eight six seven five three zero nine", "en-us-nyc+m2", 16000, rate=190),
 )
 
+# Two voices, each with its rate and pitch, and who says what.
+CONVERSATION, SPEAKERS = "conversation.ogg", (("en-us+m3", 140, 45), ("en-gb-scotland+f4", 145, 75))
+LINES = (
+    (1, "four two seven nine"),
+    (2, "one six three"),
+    (1, "five eight zero two"),
+    (2, "nine four seven one"),
+)
+PAUSE = 0.3
+
 
 def make(recording: Recording, generator: torch.Generator) -> np.ndarray:
     """Audio [S] at the recording's rate: digits with short pauses, half a second of quiet around them."""
@@ -62,8 +72,26 @@ def make(recording: Recording, generator: torch.Generator) -> np.ndarray:
     return (0.5 * signal / signal.abs().max())[0].numpy()
 
 
+def converse(generator: torch.Generator) -> tuple[np.ndarray, list[dict[str, object]]]:
+    """The conversation [S] at 16 kHz, each voice equally loud, and its turns."""
+    rate, pieces, turns = 16000, [np.zeros(8000, np.float32)], []
+    for number, text in LINES:
+        voice, speed, pitch = SPEAKERS[number - 1]
+        audio, source = EspeakSynthesizer().speak(
+            ", ".join(text.split()), voice=voice, rate=speed, pitch=pitch
+        )
+        audio = soxr.resample(audio, source, rate)
+        start = sum(map(len, pieces)) / rate
+        end = start + len(audio) / rate
+        turns.append({"speaker": number, "start": round(start, 2), "end": round(end, 2), "text": text})
+        pieces += [audio / audio.std(), np.zeros(round(PAUSE * rate), np.float32)]
+    signal = torch.from_numpy(np.concatenate(pieces))
+    signal = signal + 10 ** (-30 / 20) * torch.randn(signal.shape, generator=generator)
+    return (0.5 * signal / signal.abs().max()).numpy(), turns
+
+
 def main(folder: Path) -> None:
-    """Write all recordings and their manifest."""
+    """Write all recordings and their manifests."""
     folder.mkdir(parents=True, exist_ok=True)
     generator, lines = torch.Generator().manual_seed(7), []
     for recording in RECORDINGS:
@@ -74,6 +102,16 @@ def main(folder: Path) -> None:
         lines.append(json.dumps({**entry, "lang": "en"}))
         print(f"{recording.name}: {seconds} s, {(folder / recording.name).stat().st_size} bytes")
     (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n")
+    write_conversation(folder)
+
+
+def write_conversation(folder: Path) -> None:
+    """Write the recording with two voices and its manifest."""
+    audio, turns = converse(torch.Generator().manual_seed(8))
+    soundfile.write(folder / CONVERSATION, audio, 16000)
+    entry = {"audio_filepath": CONVERSATION, "duration": round(len(audio) / 16000, 3), "turns": turns}
+    (folder / "conversation.jsonl").write_text(json.dumps(entry) + "\n")
+    print(f"{CONVERSATION}: {entry['duration']} s, {(folder / CONVERSATION).stat().st_size} bytes")
 
 
 if __name__ == "__main__":
