@@ -294,8 +294,8 @@ def broken(samples: int) -> np.ndarray:
 
 def test_a_batch_with_nothing_readable_is_passed_over() -> None:
     bad = [made_cut(partial(broken, 500), 500, RATE, "a", f"bad{n}") for n in range(8)]
-    data = speech_data(config(sample_rate=RATE, batching={"bucket_duration_bins": [0.7]}), TOKENIZER)
-    data._train = [*bad, *silent_cuts([1.0] * 8)]
+    options = config(sample_rate=RATE, batching={"bucket_duration_bins": [0.7]})
+    data = speech_data(options, TOKENIZER, train=[*bad, *silent_cuts([1.0] * 8)])
     assert sum(len(batch) for batch in data.train_dataloader()) == 8
     assert data.dropped.count == 8
 
