@@ -19,7 +19,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CONFIGS = ("config.yaml", "model_config.yaml", "config.json")
 # What is fetched of a repository without a .nemo file: weights and plain data, never code.
 _OURS = ("config.yaml", "model.safetensors")
-_DATA = (".yaml", ".json", ".model", ".txt", ".md")
+_DATA = (".yaml", ".json", ".model", ".txt", ".md", ".jinja")
 _logger = logging.getLogger("aronnax")
 
 

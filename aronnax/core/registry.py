@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _ASR = "aronnax.collections.asr"
 _DIARIZATION = "aronnax.collections.diarization"
+_LLM = "aronnax.collections.llm"
+_SPEECHLM = "aronnax.collections.speechlm"
 
 _MODELS = {
     "ctc": (f"{_ASR}.ctc.model", "CTCModel"),
@@ -27,6 +29,9 @@ _MODELS = {
     "sortformer": (f"{_DIARIZATION}.sortformer.model", "SortformerModel"),
     "canary": (f"{_ASR}.canary.model", "CanaryModel"),
     "multispeaker": (f"{_DIARIZATION}.multispeaker.model", "MultispeakerModel"),
+    "causal_lm": (f"{_LLM}.model", "LanguageModel"),
+    "salm": (f"{_SPEECHLM}.salm.model", "SALM"),
+    "bestow": (f"{_SPEECHLM}.bestow.model", "BESTOW"),
 }
 
 # model_type -> the module whose `load_config` and `train` train it.
@@ -37,6 +42,9 @@ _TRAINING = {
     "canary": f"{_ASR}.training",
     "sortformer": f"{_DIARIZATION}.training",
     "multispeaker": f"{_DIARIZATION}.multispeaker.training",
+    "causal_lm": f"{_LLM}.training",
+    "salm": f"{_SPEECHLM}.training",
+    "bestow": f"{_SPEECHLM}.training",
 }
 
 # NeMo class name -> the module with our translation of its configuration.
@@ -198,11 +206,14 @@ def nemo_writer(model_type: str) -> NemoFamily:
 
 def layout(transformers_type: str) -> Layout:
     """The reader of a transformers checkpoint by the `model_type` of its config.json."""
-    if transformers_type not in _TRANSFORMERS:
-        raise CheckpointError(
-            f"transformers model_type {transformers_type!r} is not one aronnax loads; "
-            f"{nearest(str(transformers_type), _TRANSFORMERS)}"
-        )
-    module: Any = import_module(_TRANSFORMERS[transformers_type])
+    if transformers_type in _TRANSFORMERS:
+        module: Any = import_module(_TRANSFORMERS[transformers_type])
+    else:
+        module = import_module(f"{_LLM}.transformers_layout")
+        if not module.serves(transformers_type):
+            raise CheckpointError(
+                f"transformers model_type {transformers_type!r} is not one aronnax loads; "
+                f"{nearest(str(transformers_type), _TRANSFORMERS)}; nor is it a causal language model"
+            )
     reader: Layout = module
     return reader

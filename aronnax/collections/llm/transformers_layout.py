@@ -1,0 +1,45 @@
+"""Causal language models of transformers: any decoder-only architecture with safetensors and a tokenizer.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from aronnax.collections.llm.backbone import Backbone
+from aronnax.collections.llm.chat.tokenizer import FILES, TOKENIZER
+from aronnax.collections.llm.model import LanguageModelConfig
+from aronnax.core.errors import CheckpointError
+from aronnax.core.parts import Parts
+
+
+def serves(transformers_type: str) -> bool:
+    """Whether that `model_type` is a causal language model of the installed transformers."""
+    try:
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    except ImportError:
+        return False
+    known: Any = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return transformers_type in known
+
+
+def read(folder: Path) -> Parts:
+    """Open a folder that transformers wrote.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or model and tokenizer do not belong together.
+        ConfigError: it is no decoder-only language model.
+    """
+    backbone, files = Backbone.from_pretrained(folder)
+    if TOKENIZER not in files:
+        raise CheckpointError(
+            f"{folder} has no {TOKENIZER}; save its fast tokenizer there "
+            "(AutoTokenizer.from_pretrained(...).save_pretrained(folder))"
+        )
+    return Parts(
+        where=str(folder),
+        model_type="causal_lm",
+        config=LanguageModelConfig(backbone.config),
+        assets={name: content for name, content in files.items() if name in FILES},
+        tensors={f"llm.{name}": tensor for name, tensor in backbone.state_dict().items()},
+        details={"format": "transformers folder", "architecture": backbone.config.architecture},
+    )
