@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from aronnax.collections.llm.backbone import Backbone
+from aronnax.collections.llm.backbone import Backbone, BackboneConfig
 from aronnax.collections.llm.chat.tokenizer import FILES, TOKENIZER
 from aronnax.collections.llm.model import LanguageModelConfig
-from aronnax.core.errors import CheckpointError
+from aronnax.core.errors import AronnaxError, CheckpointError
 from aronnax.core.parts import Parts
 
 
 def serves(transformers_type: str) -> bool:
     """Whether that `model_type` is a causal language model of the installed transformers."""
     try:
-        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    except ImportError:
+        BackboneConfig(transformers_type).to_transformers()
+    except AronnaxError:
         return False
-    known: Any = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    return transformers_type in known
+    return True
 
 
 def read(folder: Path) -> Parts:
