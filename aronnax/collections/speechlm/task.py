@@ -161,7 +161,7 @@ class SpeechLMTask(Task):
     @torch.no_grad()
     def answers(self, batch: ConversationBatch) -> list[str]:
         """What the model says in place of each row's last answer."""
-        decoder, lengths = self.model.decoder_for(batch.prompts(), batch.signals())
+        decoder, lengths = self.model.decoder_for(batch.asked, batch.signals())
         options = AnswerOptions.checked(max_new_tokens=self.config.answer_tokens)
         replies = answer(decoder, lengths, self.model.text, options, context=self.model.context)
         return [row[0].text for row in replies]

@@ -9,7 +9,8 @@ import torch
 
 from aronnax.collections.llm.chat.messages import Audio, Message
 from aronnax.collections.llm.chat.tokenizer import AUDIO, ChatTokenizer
-from aronnax.collections.speechlm.conversation.batch import collate, fabricated
+from aronnax.collections.speechlm.conversation.batch import MakeConversationBatch, collate, fabricated
+from aronnax.collections.speechlm.conversation.cuts import conversation_cut
 
 HEARD = Audio("x.wav")
 
@@ -47,10 +48,17 @@ def test_prompts_end_where_the_last_answer_begins(tokenizer: ChatTokenizer) -> N
     talk = [user("a"), says("b"), user("c", HEARD)]
     row = tokenizer.render([*talk, says("d e")], answer=True)
     batch = collate([row], [torch.ones(4)], ["d e"], ["x"], tokenizer.pad_id)
-    answer = batch.ids[0, batch.prompt_lengths[0] : batch.id_lengths[0]].tolist()
+    answer = batch.ids[0, len(batch.asked[0]) : batch.id_lengths[0]].tolist()
     assert "d e" in tokenizer.decode(answer)
     assert "b" not in tokenizer.decode(answer)
-    assert AUDIO in batch.prompts()[0]
+    assert AUDIO in batch.asked[0]
+
+
+def test_the_model_is_asked_as_in_use(tokenizer: ChatTokenizer) -> None:
+    cut = conversation_cut("x", [user("a b"), says("c")], [])
+    (asked,) = MakeConversationBatch(tokenizer)([cut], []).asked
+    assert asked == tokenizer.render([user("a b")]).ids
+    assert tokenizer.token_of(asked[-1]) == "<|assistant|>"
 
 
 def test_a_batch_may_have_no_recording_at_all(tokenizer: ChatTokenizer) -> None:

@@ -32,8 +32,8 @@ class ConversationBatch:
     """Samples that are not padding, int64 [A]."""
     audio_counts: Tensor
     """Recordings of each row, int64 [B]; their sum is A."""
-    prompt_lengths: Tensor
-    """How many of a row's ids come before its last answer, int64 [B]."""
+    asked: list[list[int]]
+    """The ids of each row that the model is given to make its last answer."""
     texts: list[str]
     """The last answer of each row."""
     names: list[str]
@@ -64,11 +64,6 @@ class ConversationBatch:
         """Share of the ids that is padding, 0 to 1."""
         return _padding(self.ids, self.id_lengths)
 
-    def prompts(self) -> list[list[int]]:
-        """The ids of each row that come before its last answer."""
-        rows = zip(self.ids.tolist(), self.prompt_lengths.tolist())
-        return [row[:length] for row, length in rows]
-
     def signals(self) -> list[list[Tensor]]:
         """The recordings of each row, [S] each, without padding."""
         flat = [row[:length] for row, length in zip(self.signal, self.signal_lengths.tolist())]
@@ -86,8 +81,11 @@ def collate(
     texts: Sequence[str],
     names: Sequence[str],
     pad_id: int,
+    asked: Sequence[Sequence[int]] | None = None,
 ) -> ConversationBatch:
     """Pad rendered conversations and their recordings [S], in the order of the rows, into one batch.
+
+    `asked` are the ids from which each row's last answer is to come; without them, those before it.
 
     Raises:
         ValueError: the conversations have places for more or fewer recordings than there are.
@@ -115,7 +113,7 @@ def collate(
         signal,
         signal_lengths,
         torch.tensor(counts, dtype=torch.int64),
-        torch.tensor([_last_answer(row.learned) for row in rendered], dtype=torch.int64),
+        [list(row) for row in asked or [row.ids[: _last_answer(row.learned)] for row in rendered]],
         list(texts),
         list(names),
     )
@@ -146,9 +144,13 @@ class MakeConversationBatch:
         from aronnax.collections.common.data.filters import cut_text
         from aronnax.collections.speechlm.conversation.cuts import messages_of
 
-        rendered = [self.tokenizer.render(messages_of(cut), answer=True) for cut in cuts]
+        chats = [messages_of(cut) for cut in cuts]
+        rendered = [self.tokenizer.render(chat, answer=True) for chat in chats]
+        # What begins an answer belongs to the turn that is learned, and to the question all the same.
+        asked = [self.tokenizer.render(chat[:-1]).ids for chat in chats]
         texts = [cut_text(cut) or "" for cut in cuts]
-        return collate(rendered, signals, texts, [str(cut.id) for cut in cuts], self.tokenizer.pad_id)
+        names = [str(cut.id) for cut in cuts]
+        return collate(rendered, signals, texts, names, self.tokenizer.pad_id, asked)
 
 
 def fabricated(
@@ -170,7 +172,7 @@ def fabricated(
         0.1 * torch.randn(size, samples, generator=generator),
         torch.full((size,), samples, dtype=torch.int64),
         torch.ones(size, dtype=torch.int64),
-        torch.ones(size, dtype=torch.int64),
+        [[AUDIO]] * size,
         [""] * size,
         [f"made-up-{index}" for index in range(size)],
     )
