@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from aronnax.collections.asr.recognizer import SpeechRecognizer
     from aronnax.collections.asr.transcribing import Result
     from aronnax.collections.common.results import Transcript
+    from aronnax.collections.diarization.multispeaker.model import MultispeakerModel
     from aronnax.collections.diarization.sortformer.model import SortformerModel
+
+    Recogniser = SpeechRecognizer | MultispeakerModel
 
 BUNDLED_DIARIZER = "diarizer-small"
 PUBLISHED_DIARIZER = "nvidia/diar_streaming_sortformer_4spk-v2"
@@ -64,7 +67,7 @@ def hear(
     options["chunk"] = _chunk(options["chunk"])
     if options["confidence"] == "none":
         options["confidence"] = None
-    recogniser = _load(loading.name, loading.device, _dtype(loading.dtype), loading.weights)
+    recogniser = _load(loading.name, loading.device, dtype_of(loading.dtype), loading.weights)
     options |= _prompt_options(recogniser, loading.name, asked)
     found = list(sources([stdin() if name == "-" else name for name in inputs]))
     if speakers is None:
@@ -73,21 +76,25 @@ def hear(
             return recogniser.transcribe_iter(found, progress=progress, **options)
 
     else:
+        from aronnax.collections.asr.recognizer import SpeechRecognizer
         from aronnax.collections.diarization.joining import transcribe_speakers_iter
 
+        if not isinstance(recogniser, SpeechRecognizer):
+            raise OptionError(f"{loading.name} says who speaks by itself: leave out --diarize")
         if options.get("timestamps") is False:
             raise OptionError("--diarize needs the times of words, which --no-timestamps leaves out")
-        diarizer = load_diarizer(speakers.model or default_diarizer(), loading.device)
+        plain, diarizer = recogniser, load_diarizer(speakers.model or default_diarizer(), loading.device)
 
         def results(progress: Callable[[float], None]) -> Generator[Result, None, None]:
             return transcribe_speakers_iter(
-                recogniser, diarizer, found, diarization=speakers.options, progress=progress, **options
+                plain, diarizer, found, diarization=speakers.options, progress=progress, **options
             )
 
-    return _deliver(found, wanted, out, results, speakers is not None)
+    attributed = speakers is not None or recogniser.model_type == "multispeaker"
+    return _deliver(found, wanted, out, results, attributed)
 
 
-def _prompt_options(recogniser: SpeechRecognizer, name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _prompt_options(recogniser: Recogniser, name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     """The options that were given; OptionError if the model cannot be asked such things."""
     given = {key: value for key, value in asked.items() if value is not None}
     refused = given.keys() - {"timestamps"}  # an option of every recogniser
@@ -127,14 +134,14 @@ def _rendered(transcript: Transcript, file_format: str, one_line: bool) -> bytes
     return write(transcript, file_format).encode()
 
 
-def _load(name: str, device: str | None, dtype: Any, weights: str | None) -> SpeechRecognizer:
-    from aronnax.collections.asr.recognizer import SpeechRecognizer
+def _load(name: str, device: str | None, dtype: Any, weights: str | None) -> Recogniser:
     from aronnax.core.loading import load
 
-    model = load(name, device=device, dtype=dtype, weights=weights)
-    if not isinstance(model, SpeechRecognizer):
+    model: Any = load(name, device=device, dtype=dtype, weights=weights)
+    if not hasattr(model, "transcribe_iter"):
         raise OptionError(f"{name} holds a {type(model).__name__}, which does not transcribe")
-    return model
+    recogniser: Recogniser = model
+    return recogniser
 
 
 def default_diarizer() -> str:
@@ -174,7 +181,8 @@ def _chunk(chunk: str) -> str | float:
         raise OptionError(f"--chunk {chunk} is not known: use auto, full, local or seconds") from None
 
 
-def _dtype(name: str | None) -> Any:
+def dtype_of(name: str | None) -> Any:
+    """The floating-point type of that name, None for the default; OptionError if it is not known."""
     if name is None:
         return None
     import torch

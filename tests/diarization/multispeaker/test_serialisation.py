@@ -1,6 +1,7 @@
 """Sessions as texts and back."""
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -27,7 +28,9 @@ def drawn(chance):
     for _ in range(chance.randrange(7)):
         words = tuple(chance.choice(WORDS) for _ in range(chance.randint(1, 5)))
         start = chance.uniform(0, 10)
-        starts = tuple(start + sum(chance.uniform(0, 0.5) for _ in range(place)) for place in range(len(words)))
+        starts = tuple(
+            start + sum(chance.uniform(0, 0.5) for _ in range(place)) for place in range(len(words))
+        )
         found.append(Utterance(chance.randrange(8), words, tuple(sorted(starts))))
     return found
 
@@ -52,7 +55,7 @@ def test_no_word_is_lost_and_each_speaker_keeps_their_order(level):
                 (utterance for utterance in session if utterance.speaker == speaker),
                 key=lambda utterance: utterance.starts[0],
             )
-            apart = all(a.starts[-1] < b.starts[0] for a, b in zip(own, own[1:]))
+            apart = all(a.starts[-1] < b.starts[0] for a, b in pairwise(own))
             said = [word for run in runs if run.speaker == speaker for word in run.words]
             expected = [word for utterance in own for word in utterance.words]
             assert sorted(said) == sorted(expected)
@@ -68,7 +71,10 @@ def test_words_of_two_at_once_take_turns_and_segments_do_not():
 def test_text_before_any_token_is_the_first_speakers_and_empty_runs_are_left_out():
     assert deserialise("hello <|1|> <|0|> you <|1|>", "<|{}|>") == [Run(0, ("hello",)), Run(0, ("you",))]
     assert deserialise("", "<|{}|>") == []
-    assert by_speaker([Run(0, ("a",)), Run(0, ("b",)), Run(1, ("c",))]) == [Run(0, ("a", "b")), Run(1, ("c",))]
+    assert by_speaker([Run(0, ("a",)), Run(0, ("b",)), Run(1, ("c",))]) == [
+        Run(0, ("a", "b")),
+        Run(1, ("c",)),
+    ]
 
 
 @pytest.mark.parametrize("word", ["two words", "", "<|spltoken3|>", "a<|spltoken0|>"])

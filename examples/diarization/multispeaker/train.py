@@ -1,0 +1,257 @@
+"""Train multi-speaker recognition of digits; docs/multispeaker.md says how, and what came of it.
+
+python examples/diarization/multispeaker/train.py data.fsdd=FSDD start=runs/digits/synthesised/model output=runs/with
+python examples/diarization/multispeaker/train.py data.fsdd=FSDD ... kernel=null output=runs/without
+
+Every option of digits.yaml can be given as `name=value`. A stopped training goes on where it was last saved.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+# The corpus, the channels and a few pieces of the training are those of the recipe `digits`.
+sys.path.insert(1, str(Path(__file__).parents[2] / "asr" / "digits"))
+
+import numpy as np
+import torch
+from sessions import corrupted, make, plan
+from strings import StringMaker, Surroundings
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from voices import Voice, load_fsdd, real_voices, synthesised_voices
+
+import aronnax
+from aronnax.collections.asr.recognizer import SpeechRecognizer
+from aronnax.collections.common.audio.warp import warp_bands
+from aronnax.collections.common.optim import OptimConfig
+from aronnax.collections.diarization.multispeaker.batch import MakeMultispeakerBatch, MultispeakerBatch
+from aronnax.collections.diarization.multispeaker.kernel import KernelConfig
+from aronnax.collections.diarization.multispeaker.model import MultispeakerModel
+from aronnax.collections.diarization.multispeaker.task import MultispeakerTask, MultispeakerTaskConfig
+from aronnax.collections.diarization.multispeaker.vocabulary import with_speaker_tokens
+from aronnax.core.config import load_yaml
+
+RATE = 8000
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What the model hears."""
+
+    fsdd: str
+    """Folder of the FSDD recordings with their manifest."""
+    rir_noise: str | None = None
+    """Folder of recorded room responses and noises; None for simulated ones alone."""
+    cache: str | None = None
+    """Folder where the voices are left for the next training."""
+    test: tuple[str, ...] = ("jackson", "theo")
+    """Speakers who are tested on, and not trained on at any speed or pitch."""
+    doubles: int = 20
+    """Warped voices made of each other speaker."""
+    synthesised: int = 600
+    """espeak-ng voices, each used as it is and warped."""
+    synthesised_share: float = 0.35
+    """Share of the speakers who are espeak-ng voices."""
+    overlap: float = 0.2
+    """Mean share of the speech in which both speak."""
+    alone: float = 0.1
+    """Share of the sessions with one speaker."""
+    exact: float = 0.5
+    """Share of the sessions learned with who really speaks; in the others that is made as unsure as a diarizer."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How it learns."""
+
+    steps: int = 1200
+    sessions: int = 12
+    """Sessions a step."""
+    lr: float = 1.5e-3
+    warmup: int = 100
+    weight_decay: float = 0.01
+    clip: float = 2.0
+    tract: float = 0.06
+    """Deviation of the log factor of vocal-tract-length perturbation on the features."""
+    average: float = 0.995
+    """Decay of the moving average of the weights, which is what is kept."""
+    curriculum: tuple[tuple[float, float], ...] = ((2.5, 0.25), (4.0, 0.6), (6.0, 1.0))
+    """(Longest session in seconds, share of the training up to which it holds)."""
+    save_every: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """digits.yaml."""
+
+    start: str
+    """A recogniser of digits that has not heard the speakers who are tested on."""
+    data: DataConfig
+    output: str = "runs/multispeaker"
+    diarizer: str = "diarizer-small"
+    """Becomes part of the checkpoint; it is not used in the training."""
+    kernel: KernelConfig | None = field(default_factory=KernelConfig)
+    """null trains the same without the speaker kernel."""
+    speakers: int = 2
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+class Maker:
+    """Batches of sessions, each of a seed of its own; neither depends on the kernel."""
+
+    def __init__(self, recipe: Recipe, batches: MakeMultispeakerBatch) -> None:
+        data, seed = recipe.data, recipe.training.seed
+        speakers = load_fsdd(Path(data.fsdd))
+        for name in data.test:
+            del speakers[name]
+        cache = Path(data.cache) if data.cache else None
+        real = real_voices(speakers, data.doubles, seed, cache)
+        made = synthesised_voices(data.synthesised, seed, cache)
+        print(f"{len(speakers)} speakers, {len(real)} warped voices, {len(made)} synthesised", flush=True)
+        self.data, self.batches, self.seed = data, batches, seed
+        self.groups = [(1 - data.synthesised_share, real), (data.synthesised_share, made)]
+        noises = Path(data.rir_noise) if data.rir_noise else None
+        around = Surroundings.load(noises, torch.Generator().manual_seed(seed))
+        self.channel = StringMaker(self.groups, around, batches.tokenizer, seed)
+
+    def batch(self, step: int, count: int, seconds: float) -> MultispeakerBatch:
+        """The batch of a step: `count` sessions of up to so many seconds."""
+        rng = random.Random(f"{self.seed} step {step}")
+        draw = np.random.default_rng(rng.getrandbits(32))
+        sessions = []
+        for number in range(count):
+            speakers = 1 if rng.random() < self.data.alone else 2
+            overlap = self.data.overlap if speakers == 2 else 0.0
+            config = plan(seconds, speakers, overlap)
+            session, _ = make(
+                self._voices(speakers, rng), config, rng, varied=True,
+                columns=self.batches.speakers, name=f"{step}-{number}",
+            )  # fmt: skip
+            if rng.random() >= self.data.exact:
+                session = replace(session, activity=corrupted(session.activity, draw))
+            sessions.append(session)
+        batch = self.batches.collated(sessions)
+        self.channel.reseed(rng.getrandbits(32))
+        heard = self.channel.heard(batch.speech.signal, batch.speech.signal_lengths)
+        return replace(batch, speech=replace(batch.speech, signal=heard))
+
+    def _voices(self, count: int, rng: random.Random) -> list[Voice]:
+        """Voices of different people."""
+        chosen: dict[str, Voice] = {}
+        while len(chosen) < count:
+            voices = rng.choices([voices for _, voices in self.groups], [share for share, _ in self.groups])[
+                0
+            ]
+            voice = rng.choice(voices)
+            chosen.setdefault(voice.name.split("/")[0].split()[0], voice)
+        return list(chosen.values())
+
+
+def train(recipe: Recipe) -> MultispeakerModel:
+    """Train, or go on with, the recipe's run; returns the model with the averaged recogniser and the diarizer."""
+    torch.set_num_threads(1)
+    torch.manual_seed(recipe.training.seed)
+    options = {"speakers": recipe.speakers, "kernel": recipe.kernel}
+    loaded = aronnax.load(recipe.start, device="cpu")
+    assert isinstance(loaded, SpeechRecognizer)
+    tokens = [f"<|spltoken{number}|>" for number in range(recipe.speakers)]
+    model = MultispeakerModel.of(with_speaker_tokens(loaded, tokens), **options).train()
+    average = AveragedModel(
+        model.recogniser, multi_avg_fn=_running_average(recipe.training.average), use_buffers=True
+    )
+    _perturb_tracts(model.recogniser, recipe.training.tract)
+    _learn(recipe, MultispeakerTask(model, OptimConfig(), MultispeakerTaskConfig(ground_truth=1.0)), average)
+    diarizer = aronnax.load(recipe.diarizer, device="cpu")
+    return MultispeakerModel.of(average.module, diarizer, **options).eval()
+
+
+def _learn(recipe: Recipe, task: MultispeakerTask, average: AveragedModel) -> None:
+    """All steps that are left."""
+    config, recogniser, state_file = recipe.training, task.model.recogniser, Path(recipe.output) / "state.pt"
+    maker = Maker(recipe, task.batch_maker())
+    optimizer = torch.optim.AdamW(
+        recogniser.parameters(), betas=(0.9, 0.98), weight_decay=config.weight_decay
+    )
+    parts, first = {"model": recogniser, "average": average, "optimizer": optimizer}, 0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        first = state.pop("step")
+        for name, values in state.items():
+            parts[name].load_state_dict(values)
+        print(f"going on from step {first}", flush=True)
+    started, sums = time.monotonic(), {}
+    for step in range(first, config.steps):
+        seconds = next(longest for longest, until in config.curriculum if step < until * config.steps)
+        losses = task.losses(maker.batch(step, config.sessions, seconds))
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        nn.utils.clip_grad_norm_(recogniser.parameters(), config.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = _learning_rate(config, step)
+        optimizer.step()
+        average.update_parameters(recogniser)
+        sums = {name: sums.get(name, 0.0) + value.item() for name, value in losses.items()}
+        if (step + 1) % 50 == 0:
+            means = " ".join(f"{name} {value / 50:.3f}" for name, value in sums.items())
+            spent = f"{time.monotonic() - started:.0f} s, {time.process_time():.0f} s of processor time"
+            print(f"step {step + 1}, {spent}: {means}", flush=True)
+            sums = {}
+        if (step + 1) % config.save_every == 0:
+            _save_state(state_file, step + 1, parts)
+
+
+def _learning_rate(config: TrainingConfig, step: int) -> float:
+    """Linear warm-up, then half a cosine down to 2 %."""
+    falling = 0.5 + 0.5 * math.cos(math.pi * step / config.steps)
+    return config.lr * min(1.0, (step + 1) / config.warmup) * max(0.02, falling)
+
+
+def _running_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+    """An exponential average that forgets its first steps sooner."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        steps = int(count)
+        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, count)
+
+    return update
+
+
+def _perturb_tracts(recogniser: SpeechRecognizer, deviation: float) -> None:
+    """Stretch the frequency axis of each row's features at random, while the recogniser trains."""
+
+    def stretch(module: nn.Module, inputs: object, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        features, lengths = output
+        if not module.training:
+            return output
+        factor = (deviation * torch.randn(len(features))).clamp(-3 * deviation, 3 * deviation).exp()
+        return warp_bands(features, factor, RATE), lengths
+
+    recogniser.preprocessor.register_forward_hook(stretch)
+
+
+def _save_state(path: Path, step: int, parts: dict[str, nn.Module | torch.optim.Optimizer]) -> None:
+    """All that resuming needs, replaced in one move."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"step": step, **{name: part.state_dict() for name, part in parts.items()}}, f"{path}.new")
+    Path(f"{path}.new").replace(path)
+
+
+def main(overrides: Sequence[str]) -> None:
+    """Train, and leave the checkpoint in `output`/model."""
+    recipe = load_yaml(Recipe, Path(__file__).with_name("digits.yaml"), overrides)
+    train(recipe).save_pretrained(Path(recipe.output) / "model", dtype=torch.float16)
+
+
+if __name__ == "__main__":
+    if "--help" in sys.argv:
+        print(__doc__)
+    else:
+        main(sys.argv[1:])
