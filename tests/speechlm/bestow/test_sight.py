@@ -24,24 +24,24 @@ def conversation(rng):
     return turns
 
 
-def by_turns(turns, frames, k, stride):
+def by_turns(turns, frames, k, stride, given):
     """Ids, learned and frames seen of the text that is left, written out turn by turn."""
     ids, learned, seen = [], [], []
     heard, audio = 0, 0
     for prompt, answer in turns:
         earlier = heard
-        for _ in range(prompt.count(AUDIO)):
-            heard += frames[audio]
-            audio += 1
         for token in prompt:
-            if token != AUDIO:
-                ids.append(token)
-                learned.append(False)
-                seen.append(min(heard, earlier + k * stride))
+            if token == AUDIO:
+                heard += frames[audio]
+                audio += 1
+                continue
+            ids.append(token)
+            learned.append(False)
+            seen.append(min(heard, earlier + k * stride))
         for place, token in enumerate(answer):
             ids.append(token)
             learned.append(True)
-            seen.append(min(heard, earlier + (k + place + 1) * stride))
+            seen.append(min(heard, earlier + (k + max(0, place + 1 - given)) * stride))
     return ids, learned, seen
 
 
@@ -50,8 +50,9 @@ def padded(rows, value):
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
 
 
+@pytest.mark.parametrize("given", [0, 2])
 @pytest.mark.parametrize("k", [1, 2, EVERYTHING])
-def test_positions_see_what_their_turn_lets_them(k):
+def test_positions_see_what_their_turn_lets_them(k, given):
     rng = random.Random(k)
     for _ in range(BATCHES):
         batch = [conversation(rng) for _ in range(3)]
@@ -63,20 +64,20 @@ def test_positions_see_what_their_turn_lets_them(k):
         counts = [row.count(AUDIO) for row in flat]
         frames = [rng.randint(1, 9) for _ in range(sum(counts))]
         lengths = torch.tensor([len(row) for row in flat])
-        text = text_of(padded(flat, AUDIO), lengths, padded(marks, True))
-        audio = torch.arange(sum(counts))[:, None, None].expand(-1, 9, 2).float()
-        memory, memory_lengths, ends = remembered(audio, torch.tensor(frames, dtype=torch.int64), counts)
+        text = text_of(padded(flat, AUDIO), lengths, padded(marks, True), given)
+        audio = [torch.full((size, 2), float(number)) for number, size in enumerate(frames)]
+        memory, ends = remembered(audio, counts, torch.zeros(1, 2))
         seen = sight(text, ends, torch.full((3,), k), 2)
         start = 0
         for row, turns in enumerate(batch):
             mine = frames[start : start + counts[row]]
-            ids, learned, wanted = by_turns(turns, mine, k, 2)
+            ids, learned, wanted = by_turns(turns, mine, k, 2, given)
             length = len(ids)
             assert int(text.lengths[row]) == length
             assert text.ids[row, :length].tolist() == ids
             assert text.learned[row].tolist() == [*learned, *[False] * (text.ids.shape[1] - length)]
             assert seen[row, :length].tolist() == wanted
-            assert int(memory_lengths[row]) == sum(mine)
+            assert int(ends[row, -1]) == sum(mine)
             said = [start + number for number, count in enumerate(mine) for _ in range(count)]
             assert memory[row, : sum(mine), 0].tolist() == said
             assert (memory[row, sum(mine) :] == 0).all()
@@ -92,6 +93,6 @@ def test_a_position_says_the_learned_token_after_it():
 
 def test_a_batch_may_hold_no_recording():
     text = text_of(torch.tensor([[5, 6]]), torch.tensor([2]), torch.tensor([[False, True]]))
-    memory, _, ends = remembered(torch.zeros(0, 0, 4), torch.zeros(0, dtype=torch.int64), [0])
+    memory, ends = remembered([], [0], torch.zeros(1, 4))
     assert memory.shape == (1, 0, 4)
     assert sight(text, ends, torch.tensor([1]), 4).tolist() == [[0, 0]]

@@ -162,6 +162,23 @@ class Reader(nn.Module):
         hears = cache.memory.hears[: rows // cache.beam].repeat_interleave(cache.beam, 0)
         return _blend(text[:, None], self._leave(x), hears, None)[:, 0]
 
+    @torch.inference_mode()
+    def restore(self, keys: Tensor, values: Tensor, capacity: int) -> KeyValueCache:
+        """A cache of what was kept of U positions: keys and values [L, B, U, H, K]; its memory is still to be set."""
+        rows, tokens = keys.shape[1:3]
+        cache = self._cache(rows, capacity, keys)
+        for number in range(self.config.n_layers):
+            cache.fill(number, keys[number], values[number])
+        cache.lengths.fill_(tokens)
+        cache.longest, cache.even = tokens, True
+        return cache
+
+    @property
+    def kept_shape(self) -> tuple[int, int, int]:
+        """Layers, heads and width of a head of what a cache keeps."""
+        attention = self._layers()[0].first_sub_layer
+        return self.config.n_layers, attention.heads, attention.query_net.out_features // attention.heads
+
     def _layers(self) -> list[DecoderLayer]:
         return [cast(DecoderLayer, layer) for layer in self.xattn_decoder.layers]
 
@@ -171,10 +188,8 @@ class Reader(nn.Module):
         return out
 
     def _cache(self, rows: int, capacity: int, like: Tensor) -> KeyValueCache:
-        attention = self._layers()[0].first_sub_layer
-        heads = attention.heads
-        width = attention.query_net.out_features // heads
-        return KeyValueCache(self.config.n_layers, rows, capacity, heads, width, like)
+        layers, heads, width = self.kept_shape
+        return KeyValueCache(layers, rows, capacity, heads, width, like)
 
 
 def sight_bias(seen: Tensor, frames: int, dtype: torch.dtype) -> Tensor | None:
