@@ -14,11 +14,15 @@ VERBS = {
     "transcribe": "Turn recordings into text with word times and confidences.",
     "translate": "Turn recordings in one language into text in another.",
     "diarize": "Find who speaks when, in recordings or live.",
+    "ask": "Ask a language model one question, about recordings too.",
+    "chat": "Talk with a language model, with recordings in the conversation.",
     "align": "Find when each word of a known text is said.",
     "train": "Train or fine-tune a model from a YAML configuration.",
     "evaluate": "Score a model on a manifest: WER and CER with their parts.",
     "prepare": "Write manifests or Lhotse cuts for a corpus or a folder.",
     "simulate": "Make sessions of several speakers out of recordings of single ones.",
+    "make-spoken": "Speak parts of written questions: conversations of text and speech.",
+    "make-questions": "Have a language model write questions about recordings.",
     "tokenizer": "Train a SentencePiece tokenizer on manifests.",
     "bins": "Estimate duration buckets for a data set.",
     "convert": "Convert a checkpoint between .nemo and an aronnax folder.",
@@ -28,7 +32,8 @@ VERBS = {
 
 
 def _load(verb: str) -> Callable[..., None]:
-    command: Callable[..., None] = getattr(import_module(f"aronnax.cli.{verb}"), verb)
+    name = verb.replace("-", "_")
+    command: Callable[..., None] = getattr(import_module(f"aronnax.cli.{name}"), name)
     return command
 
 
