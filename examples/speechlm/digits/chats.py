@@ -39,17 +39,19 @@ def held_out(digits: Sequence[str]) -> bool:
     return len(digits) > 1 and zlib.crc32(" ".join(digits).encode()) % 10 == 0
 
 
-def string(rng: random.Random, test: bool = False) -> list[str]:
+def string(rng: random.Random, test: bool = False, longest: int = questions.LONGEST) -> list[str]:
     """A string of the training set, or one kept for tests."""
     while True:
-        digits = questions.string(rng, 2 if test else 1)
+        digits = questions.string(rng, 2 if test else 1, longest)
         if held_out(digits) == test:
             return digits
 
 
-def new_string(rng: random.Random, test: bool = False, kind: str | None = None) -> Turn:
+def new_string(
+    rng: random.Random, test: bool = False, kind: str | None = None, longest: int = questions.LONGEST
+) -> Turn:
     """A question with its string."""
-    digits = string(rng, test)
+    digits = string(rng, test, longest)
     if kind is None and rng.random() < _LIST_SHARE:
         return listed(digits, rng)
     if kind is None and rng.random() < 0.03:
@@ -74,7 +76,7 @@ def listed(digits: list[str], rng: random.Random) -> Turn:
     return Turn(f"{questions.LISTED} {' '.join(words)} {question} :", tuple(digits), "", right, "listed")
 
 
-def chat(rng: random.Random, length: int, test: bool = False) -> list[Turn]:
+def chat(rng: random.Random, length: int, longest: int = questions.LONGEST) -> list[Turn]:
     """Turns of one conversation, `length` words or a little more; a follow-up asks about the latest string."""
     turns: list[Turn] = []
     latest: tuple[str, ...] = ()
@@ -94,7 +96,7 @@ def chat(rng: random.Random, length: int, test: bool = False) -> list[Turn]:
                 continue
             turn = Turn(question, (), "", right, "small_talk")
         else:
-            turn = new_string(rng, test)
+            turn = new_string(rng, longest=longest)
             latest = turn.digits
         turns.append(turn)
         words += len(turn.text.split()) + len(turn.answer.split()) + 4

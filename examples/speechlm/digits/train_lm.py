@@ -12,12 +12,12 @@ frames are (repeated, with fillers between), their embeddings blended with the f
 from __future__ import annotations
 
 import json
-import math
 import random
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,39 @@ from torch.nn import functional
 
 SETTINGS = {
     "hidden_size": 128,
-    "intermediate_size": 512,
+    "intermediate_size": 384,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 1024,
     "tie_word_embeddings": True,
     "rms_norm_eps": 1e-5,
+    "initializer_range": 0.08,
 }
-STEPS, TOKENS, PEAK, WARM_UP, SEED = 3500, 1536, 3e-3, 100, 2026
-POOL, LENGTHS = 512, (1, 1, 1, 1, 40, 40, 120)
+STEPS, TOKENS, SEED, POOL = 3200, 1536, 2026, 512
+MATRIX_LR, OTHER_LR, WARM_UP, COOL_DOWN = 4e-3, 3e-3, 50, 0.45
 STRETCHED, NOISE, BLEND = 0.33, 0.35, 0.4
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is learned until a share of the steps: short strings first, then long chats and frames too."""
+
+    until: float
+    longest: int
+    """Digits of the longest string."""
+    lengths: tuple[int, ...]
+    """Words of a chat, one of which is drawn."""
+    stretched: float
+    """Share of the strings that are written as frames."""
+
+
+STAGES = (
+    Stage(0.08, 2, (1,), 0.0),
+    Stage(0.16, 4, (1,), 0.0),
+    Stage(0.3, 6, (1, 1, 1, 40), 0.0),
+    Stage(1.0, 6, (1, 1, 1, 1, 40, 40, 120), STRETCHED),
+)
 
 
 class Words:
@@ -68,12 +90,12 @@ class Row:
         self.heard += [heard] * len(ids)
 
 
-def write(turns: list[chats.Turn], words: Words, rng: random.Random) -> Row:
+def write(turns: list[chats.Turn], words: Words, rng: random.Random, share: float) -> Row:
     """The row of a conversation in the format `digits`."""
     row = Row()
     for turn in turns:
         row.add(words(f"<|user|> {turn.before}"))
-        stretched = bool(turn.digits) and rng.random() < STRETCHED
+        stretched = bool(turn.digits) and rng.random() < share
         said = chats.as_frames(turn.digits, rng) if stretched else turn.digits
         row.add([words.ids[word] for word in said], heard=stretched)
         row.add(words(f"{turn.after} <|end|> <|assistant|>"))
@@ -81,10 +103,11 @@ def write(turns: list[chats.Turn], words: Words, rng: random.Random) -> Row:
     return row
 
 
-def batches(words: Words, rng: random.Random) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def batches(words: Words, rng: random.Random, stage: Stage) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Batches without end, each of about as many positions, of conversations about as long as one another."""
     while True:
-        rows = [write(chats.chat(rng, rng.choice(LENGTHS)), words, rng) for _ in range(POOL)]
+        drawn = [chats.chat(rng, rng.choice(stage.lengths), longest=stage.longest) for _ in range(POOL)]
+        rows = [write(turns, words, rng, stage.stretched) for turns in drawn]
         rows.sort(key=lambda row: len(row.ids))
         made: list[list[Row]] = [[]]
         for row in rows:
@@ -117,41 +140,52 @@ def like_frames(embeddings: Tensor, heard: Tensor, filler: Tensor) -> Tensor:
     return torch.where(heard[..., None], blended + noise, embeddings)
 
 
+def optimizers(model: Any) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, Adam for the embeddings and the norms."""
+    named = list(model.named_parameters())
+    matrices = [one for name, one in named if one.dim() == 2 and "embed" not in name]
+    others = [one for name, one in named if one.dim() != 2 or "embed" in name]
+    muon = torch.optim.Muon(matrices, lr=MATRIX_LR, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+    return [muon, torch.optim.AdamW(others, lr=OTHER_LR, betas=(0.9, 0.98), weight_decay=0.0)]
+
+
+def rate(step: int, steps: int) -> float:
+    """A warm-up, a long way at the peak, and down to zero in a straight line."""
+    return min(1.0, (step + 1) / WARM_UP, (steps - step) / (COOL_DOWN * steps))
+
+
 def train(model: Any, words: Words, steps: int) -> None:
-    """Adam with a warm-up and a cosine to zero; prints the loss."""
+    """Stage by stage; prints the loss."""
     rng = random.Random(SEED)
-    decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    plain = [parameter for parameter in model.parameters() if parameter.dim() == 1]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=PEAK, betas=(0.9, 0.98))
-    shape = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))),
-    )
+    both = optimizers(model)
+    shapes = [torch.optim.lr_scheduler.LambdaLR(one, lambda step: rate(step, steps)) for one in both]
     recent: list[float] = []
-    drawn = batches(words, rng)
-    for step in range(1, steps + 1):
-        ids, labels, heard = next(drawn)
-        embeddings = model.model.embed_tokens(ids)
-        filler = model.model.embed_tokens.weight[words.ids[chats.FILLER]]
-        hidden = model.model(inputs_embeds=like_frames(embeddings, heard, filler), use_cache=False)[0]
-        learned = labels != -100
-        loss = functional.cross_entropy(model.lm_head(hidden[learned]), labels[learned])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        shape.step()
-        recent.append(loss.item())
-        if step % 100 == 0:
-            mean = sum(recent) / len(recent)
-            print(f"step {step}: loss {mean:.4f}, {time.process_time():.0f} s of processor time", flush=True)
-            recent.clear()
-        if step % 1000 == 0:
-            print(
-                {name: f"{right}/{asked}" for name, (right, asked) in evaluate(model, words, 20).items()},
-                flush=True,
-            )
+    step = 0
+    for stage in STAGES:
+        for ids, labels, heard in batches(words, rng, stage):
+            loss = step_loss(model, words, ids, labels, heard)
+            model.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for one in (*both, *shapes):
+                one.step()
+            step += 1
+            recent.append(loss.item())
+            if step % 100 == 0:
+                mean, spent = sum(recent) / len(recent), time.process_time()
+                print(f"step {step}: loss {mean:.4f}, {spent:.0f} s of processor time", flush=True)
+                recent.clear()
+            if step >= stage.until * steps:
+                break
+
+
+def step_loss(model: Any, words: Words, ids: Tensor, labels: Tensor, heard: Tensor) -> Tensor:
+    """Cross-entropy of the answers of a batch."""
+    filler = model.model.embed_tokens.weight[words.ids[chats.FILLER]]
+    embeddings = like_frames(model.model.embed_tokens(ids), heard, filler)
+    hidden = model.model(inputs_embeds=embeddings, use_cache=False)[0]
+    learned = labels != -100
+    return functional.cross_entropy(model.lm_head(hidden[learned]), labels[learned])
 
 
 @torch.inference_mode()
@@ -222,6 +256,7 @@ def main(folder: str, steps: int = STEPS) -> None:
     """Train, test and save."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    torch.set_num_threads(1)
     torch.manual_seed(SEED)
     files = tokenizer_files()
     words = Words(files)
