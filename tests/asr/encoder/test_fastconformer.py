@@ -158,9 +158,9 @@ def test_attention_in_blocks_equals_attention_at_once(
         return blocks[-1]
 
     monkeypatch.setattr("aronnax.collections.common.nn.attention.plan_blocks", spy)
-    monkeypatch.setattr(windows, "_block_size", lambda attention, rows, frames: frames)
+    monkeypatch.setattr(windows, "_block_size", lambda attention, rows, frames, most: frames)
     at_once = encoder(*batch, attention=attention).states
-    monkeypatch.setattr(windows, "_block_size", lambda attention, rows, frames: 16 * attention.chunk)
+    monkeypatch.setattr(windows, "_block_size", lambda attention, *sizes: 16 * attention.chunk)
     in_blocks = encoder(*batch, attention=attention).states
     assert len(blocks[0]) == 1
     assert len(blocks[1]) > 5

@@ -17,6 +17,9 @@ from aronnax.core.errors import OptionError
 MAX_SCORES = 2**25
 """Scores (rows x heads x queries x keys) that may exist at one time; 128 MiB in float32."""
 
+CPU_QUERIES = 160
+"""Queries of a block in inference on a CPU: scores stay in its cache, and fewer distances are multiplied."""
+
 MASKED = -10000.0
 """What is added to the score of a key that may not be seen."""
 
@@ -84,8 +87,9 @@ class Block(NamedTuple):
 
 
 def plan_blocks(attention: Attention, rows: int, frames: int, device: torch.device) -> tuple[Block, ...]:
-    """Cuts `frames` queries into blocks; `rows` is batch times heads. One block where that fits."""
-    step = _block_size(attention, rows, frames)
+    """Cuts `frames` queries into blocks; `rows` is batch times heads. One block where that is as good."""
+    most = CPU_QUERIES if device.type == "cpu" and not torch.is_grad_enabled() else frames
+    step = _block_size(attention, rows, frames, most)
     biases: dict[tuple[int, ...], Tensor | None] = {}
     blocks = []
     for q0 in range(0, frames, step):
@@ -98,14 +102,15 @@ def plan_blocks(attention: Attention, rows: int, frames: int, device: torch.devi
     return tuple(blocks)
 
 
-def _block_size(attention: Attention, rows: int, frames: int) -> int:
+def _block_size(attention: Attention, rows: int, frames: int, most: int) -> int:
+    """Queries of a block, no more than `most` unless a window bounds the keys as well."""
     limited = attention.left >= 0 and attention.right >= 0
     window = attention.left + attention.right + 1
     if limited and frames > 2 * window:
         step = max(128, window)
         seen = step + window
     else:
-        step = seen = frames
+        step, seen = -(-frames // -(-frames // most)), frames
     if rows * step * seen > MAX_SCORES:
         step = max(16, MAX_SCORES // (rows * seen))
     chunk = attention.chunk
