@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from aronnax.collections.llm.backbone import Backbone
 from aronnax.collections.llm.chat.messages import Message
 from aronnax.collections.llm.chat.tokenizer import AUDIO, ChatTokenizer
 from aronnax.collections.speechlm.bestow.decoding import Prompts, ReadingDecoder
@@ -63,8 +64,10 @@ class BESTOW(SpeechLM):
     model_type: ClassVar[str] = "bestow"
     Config: ClassVar[type] = BESTOWConfig
 
-    def __init__(self, config: BESTOWConfig, tokenizer: ChatTokenizer | None = None) -> None:
-        super().__init__(config, tokenizer)
+    def __init__(
+        self, config: BESTOWConfig, tokenizer: ChatTokenizer | None = None, llm: Backbone | None = None
+    ) -> None:
+        super().__init__(config, tokenizer, llm)
         self.reader: Reader | LayeredReader
         if config.layered is None:
             self.reader = Reader(config.reader, self.llm.width)
