@@ -246,7 +246,7 @@ def _plain(part: str | Audio, folder: Path) -> str | dict[str, Any]:
         return part
     path = os.fspath(part.source)
     inside = os.path.relpath(path, folder) if "://" not in path else path
-    found: dict[str, Any] = {"audio": path if inside.startswith("..") else inside}
+    found: dict[str, Any] = {"audio": os.path.abspath(path) if inside.startswith("..") else inside}
     if part.offset:
         found["offset"] = part.offset
     if part.duration is not None:
