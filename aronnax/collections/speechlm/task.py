@@ -182,10 +182,11 @@ class SpeechLMTask(Task):
 
 
 def choose_what_learns(model: SpeechLM, config: SpeechLMTaskConfig) -> None:
-    """Freezes the parts of `config.freeze` but for those of `config.learn`.
+    """Has everything learn but the parts of `config.freeze`, and of these the parts of `config.learn`.
 
     Raises ConfigError for a part that the model has not; patterns of `learn` may match nothing.
     """
+    model.requires_grad_(True)
     freeze(model, config.freeze)
     names = [name for name, _ in model.named_parameters()]
     check_prefixes([part for part in config.learn if not _is_pattern(part)], names, "task.learn")

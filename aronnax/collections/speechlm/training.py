@@ -17,7 +17,7 @@ import torch
 
 from aronnax.collections.common.training.config import TrainerConfig
 from aronnax.collections.common.training.run import Prepared, RunConfig, Say, TrainResult, run
-from aronnax.collections.llm.backbone import Backbone
+from aronnax.collections.llm.backbone import Backbone, BackboneConfig
 from aronnax.collections.llm.chat.tokenizer import ChatTokenizer
 from aronnax.collections.speechlm.conversation.data import ConversationConfig
 from aronnax.collections.speechlm.model import SpeechLM
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainConfig", "TrainResult", "build_model", "load_config", "prepare", "train"]
 
+_SOME = BackboneConfig("llama")
+"""Stands for the language model while the other options are checked."""
 PARTS = ("llm", "perception")
 """What `init_from` may name."""
 _FRONT = ("preprocessor", "encoder", "spec_augment")
@@ -64,7 +66,7 @@ def load_config(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -
     _checked_parts(config.init_from)
     section = dict(config.model)
     kind = _type(section.pop("type", None))
-    from_dict(model_class(kind).Config, _completed({"backbone": {}, **section}), "model")
+    from_dict(model_class(kind).Config, _completed({"backbone": _SOME, **section}), "model")
     return config
 
 
