@@ -61,6 +61,14 @@ def evaluate(
         bool, Option("--skip-overlap", help="Turns: leave out where the reference has several speakers.")
     ] = False,
     uem: Annotated[Path | None, Option(help="Turns: UEM file of what is scored.")] = None,
+    keywords: Annotated[
+        str | None,
+        Option(
+            help="Score lists of words in the prompt: words of this file, one a line; alone, of the lines' keywords.",
+            alone="lines",
+        ),
+    ] = None,
+    list_lengths: Annotated[str, Option(help="Words: how long lists are.")] = "0,10,50,100",
 ) -> None:
     """Score a model on a manifest: WER and CER with their parts, BLEU and chrF of translations, and speed.
 
@@ -68,6 +76,9 @@ def evaluate(
     table with a row for each. Lines with an empty text are recordings without speech, for which the characters that
     are written a minute are counted. With --out, `utterances.jsonl` has a line an utterance (id, text, pred_text,
     wer, cer) and `summary.json` the totals. The exit status is 1 when a recording could not be read.
+
+    With --keywords a speech language model hears everything without a list of words and with lists of each length,
+    which hold the words that are said: recall and precision of listed words, and WER, a row for each length.
 
     With --diarization REFERENCE HYPOTHESIS nothing is heard. Two that hold turns (RTTM, or the JSON of diarize) give
     DER, its parts and JER; two that hold words with speakers (STM, SegLST, manifests with `speaker`, or the JSON of
@@ -80,6 +91,11 @@ def evaluate(
         return
     if collar is not None or skip_overlap or uem is not None:
         raise OptionError("--collar, --skip-overlap and --uem are for --diarization")
+    if keywords is not None:
+        from aronnax.cli.score_keywords import Boosting, score_keywords
+
+        score_keywords(model, manifest, Boosting(keywords, list_lengths, normaliser, batch_size), device, out)
+        return
     from aronnax.collections.asr.evaluation import evaluate as run
     from aronnax.collections.asr.evaluation import write_rows
     from aronnax.collections.asr.recognizer import SpeechRecognizer
