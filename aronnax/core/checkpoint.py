@@ -146,20 +146,18 @@ def _write(model: Model, staging: Path, card: str | None, dtype: torch.dtype | N
 def _to_store(model: Model, dtype: torch.dtype | None) -> dict[str, Tensor]:
     """Every weight of its own once, contiguous, on the CPU, in `dtype` where it is a floating-point number."""
     stored: dict[str, Tensor] = {}
-    seen: set[int] = set()
     constants = constant_names(model)
+    once: dict[int, str] = {}
     state = model.state_dict(keep_vars=True)
-    own = without_borrowed(
-        model.references(model.config), {name: tensor.detach().cpu() for name, tensor in state.items()}
-    )
     for name, tensor in state.items():
-        if name not in own or id(tensor) in seen:
-            continue
-        seen.add(id(tensor))
-        plain = own[name]
+        once.setdefault(id(tensor), name)
+    own = without_borrowed(
+        model.references(model.config), {name: state[name].detach().cpu() for name in once.values()}
+    )
+    for name, plain in own.items():
         if dtype is not None and plain.is_floating_point() and name not in constants:
             plain = plain.to(dtype)
-        stored[name] = plain.cpu().contiguous()
+        stored[name] = plain.contiguous()
     return stored
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from aronnax.collections.llm.backbone import Backbone, BackboneConfig
 from aronnax.collections.llm.backbone.loading import check_vocabulary
 from aronnax.collections.llm.chat.tokenizer import AUDIO_TOKEN, ChatTokenizer
-from aronnax.collections.llm.lora.attaching import adapted_name, attach
-from aronnax.collections.llm.lora.config import LoRA
+from aronnax.collections.llm.lora.attaching import adapted_name, adapter_names, attach
+from aronnax.collections.llm.lora.config import DEFAULT, LoRA
 from aronnax.core.errors import ConfigError, OptionError
 from aronnax.core.model import Model
 from aronnax.core.references import Reference
@@ -73,11 +73,11 @@ class LanguageModel(Model):
         tokenizer: ChatTokenizer | None = None,
         llm: Backbone | None = None,
     ) -> None:
-        """A model with fresh weights; `llm`, where one is at hand, is taken as it is, adapters put into it."""
+        """A model with fresh weights; `llm`, where there is one, is taken as it is, the adapters it lacks put in."""
         super().__init__(config)
         self.tokenizer = tokenizer
         self.llm = Backbone(config.backbone) if llm is None else llm
-        if config.lora is not None:
+        if config.lora is not None and DEFAULT not in adapter_names(self.llm):
             attach(self.llm, config.lora)
 
     @classmethod
