@@ -1,4 +1,4 @@
-"""Turns printed as they end: `aronnax diarize --live`, from a microphone or standard input."""
+"""What comes from a microphone or standard input, and turns printed as they end: `aronnax diarize --live`."""
 
 from __future__ import annotations
 
@@ -38,29 +38,37 @@ def listen(model: SortformerModel, inputs: list[str] | None, live: Live, process
     from aronnax.collections.diarization import postprocessing
     from aronnax.collections.diarization.live_turns import LiveTurns
 
-    if inputs not in (None, ["-"]):
-        raise OptionError(
-            f"--live hears a microphone or standard input (-), not {inputs[0] if inputs else ''}: leave --live out"
-            " for recordings"
-        )
+    check_inputs(inputs)
     options = postprocessing.choose(**processing, streaming=model.config.streaming)
     stream = model.stream(LATENCY if live.latency is None else live.latency)  # type: ignore[arg-type]
     turns = LiveTurns(
         tuple(f"speaker_{number}" for number in range(model.max_speakers)), options, model.frame_seconds
     )
-    if inputs is None:
-        heard = _microphone(model.sample_rate, live.rate)
-    else:
-        heard = resampled(samples_of(sys.stdin.buffer, live.rate or model.sample_rate), model.sample_rate)
     status = 0
     try:
-        for samples in heard:
+        for samples in heard(inputs, live.rate, model.sample_rate):
             _print(turns.push(stream.push(samples).cpu().numpy()), live.file_format)
     except KeyboardInterrupt:
         status = 130
     _print(turns.push(stream.finish().cpu().numpy()), live.file_format)
     _print(turns.finish(stream.seconds), live.file_format)
     return status
+
+
+def check_inputs(inputs: list[str] | None) -> None:
+    """OptionError unless a microphone (None) or standard input ("-") is meant."""
+    if inputs not in (None, ["-"]):
+        raise OptionError(
+            f"--live hears a microphone or standard input (-), not {inputs[0] if inputs else ''}: leave --live out"
+            " for recordings"
+        )
+
+
+def heard(inputs: list[str] | None, asked: int | None, rate: int) -> Iterator[np.ndarray]:
+    """Samples at `rate` of the microphone, or of standard input, whose raw samples come at `asked`."""
+    if inputs is None:
+        return _microphone(rate, asked)
+    return resampled(samples_of(sys.stdin.buffer, asked or rate), rate)
 
 
 def samples_of(file: BinaryIO, rate: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -168,7 +176,7 @@ def _microphone(rate: int, asked: int | None) -> Iterator[np.ndarray]:
         import sounddevice
     except ImportError as error:
         raise MissingExtraError(
-            "sounddevice", "live", "listening to a microphone (or pipe audio into `aronnax diarize --live -`)"
+            "sounddevice", "live", "listening to a microphone (or pipe audio into --live -)"
         ) from error
     except OSError as error:
         raise AudioError(

@@ -7,14 +7,17 @@ from typing import Annotated
 
 from aronnax.cli.commands import Argument, Option
 from aronnax.cli.hearing import Loading, Speakers, hear
+from aronnax.cli.live_words import LiveWords, hear_live
+from aronnax.core.errors import OptionError
 
 DEFAULT_MODEL = "nvidia/parakeet-tdt-0.6b-v3"
 
 
 def transcribe(
     inputs: Annotated[
-        list[str], Argument(help="Recordings, folders, NeMo manifests (.json, .jsonl), or - for stdin.")
-    ],
+        list[str] | None,
+        Argument(help="Recordings, folders, NeMo manifests (.json, .jsonl), or - for stdin."),
+    ] = None,
     model: Annotated[
         str, Option("--model", "-m", help="Bundled name, folder, .nemo file or hub id.")
     ] = DEFAULT_MODEL,
@@ -52,6 +55,12 @@ def transcribe(
             "--guard/--no-guard", help="Prompted models: cut off repetitions, drop text where nobody speaks."
         ),
     ] = None,
+    prompt: Annotated[
+        str | None, Option(help="Speech language models: what to ask, instead of their own words.")
+    ] = None,
+    keywords: Annotated[
+        str | None, Option(help="Speech language models: words that may occur, with commas between them.")
+    ] = None,
     diarize: Annotated[
         str | None,
         Option(
@@ -63,6 +72,18 @@ def transcribe(
     channels: Annotated[
         str, Option(help="With --diarize: mix, or apart where each channel has speakers of its own.")
     ] = "mix",
+    live: Annotated[
+        bool, Option(help="BESTOW: write while listening to a microphone or, with -, to standard input.")
+    ] = False,
+    wait: Annotated[
+        int | None, Option(help="With --live: blocks heard before the first token; 3 by default.")
+    ] = None,
+    stride: Annotated[
+        int | None, Option(help="With --live: frames of a block; the model's by default.")
+    ] = None,
+    rate: Annotated[
+        int | None, Option(help="With --live -: samples a second of raw audio; the model's by default.")
+    ] = None,
     verbose: Annotated[bool, Option("--verbose", "-v", help="Say how each recording is read.")] = False,
 ) -> None:
     """Turn recordings into text with word times and confidences.
@@ -76,8 +97,22 @@ def transcribe(
     diarizer, lest it take an input for its own. Text then has a line for each turn: `SPEAKER 1: ...`.
 
     Prompted models (Canary) are told what to write; what is not given is taken from a manifest's lines, then from
-    the checkpoint. Other models refuse these options.
+    the checkpoint. Speech language models (SALM) are asked in words: --prompt, and --keywords "Aronnax, Nautilus" for
+    names that may occur. Other models refuse these options.
+
+    --live listens to the microphone, or with `-` to standard input: a wav stream, or raw 16-bit little-endian samples
+    of one channel at --rate. A BESTOW model writes a token for each block of speech once --wait blocks are heard.
     """
+    loading = Loading(model, device, dtype, weights)
+    listening = LiveWords(wait, stride, rate)
+    if live:
+        if out is not None or diarize is not None:
+            raise OptionError("--live prints words as they are written: --out and --diarize need recordings")
+        raise SystemExit(hear_live(inputs, loading, formats, listening, verbose))
+    if listening != LiveWords(None, None, None):
+        raise OptionError("--wait, --stride and --rate are for --live")
+    if not inputs:
+        raise OptionError("nothing to transcribe: name recordings, or - for stdin")
     asked = {
         "source_lang": source_lang,
         "target_lang": target_lang,
@@ -88,6 +123,8 @@ def transcribe(
         "beam": beam,
         "length_penalty": length_penalty,
         "guard": guard,
+        "prompt": prompt,
+        "keywords": keywords,
     }
     options = {
         "batch_size": batch_size,
@@ -97,6 +134,5 @@ def transcribe(
         "confidence": confidence,
         "language": language,
     }
-    loading = Loading(model, device, dtype, weights)
     speakers = None if diarize is None else Speakers(diarize, {"channels": channels})
     raise SystemExit(hear(inputs, loading, formats, out, options, asked, verbose, speakers))
