@@ -32,6 +32,7 @@ _MODELS = {
     "causal_lm": (f"{_LLM}.model", "LanguageModel"),
     "salm": (f"{_SPEECHLM}.salm.model", "SALM"),
     "bestow": (f"{_SPEECHLM}.bestow.model", "BESTOW"),
+    "voicetextblender": (f"{_SPEECHLM}.voicetextblender.model", "VoiceTextBlender"),
 }
 
 # model_type -> the module whose `load_config` and `train` train it.
@@ -45,6 +46,7 @@ _TRAINING = {
     "causal_lm": f"{_LLM}.training",
     "salm": f"{_SPEECHLM}.training",
     "bestow": f"{_SPEECHLM}.training",
+    "voicetextblender": f"{_SPEECHLM}.training",
 }
 
 # NeMo class name -> the module with our translation of its configuration.
@@ -71,13 +73,16 @@ _NOT_YET = {
     "EncDecSpeakerLabelModel": "a speaker or language recogniser",
     "EncDecClassificationModel": "an audio classifier",
     "EncDecFrameClassificationModel": "a voice-activity detector",
-    "SALM": "a speech language model",
 }
+NEMO_SPEECHLM = "nemo_speechlm"
+"""The `model_type` of NeMo's speech language models, which lie in folders like those of transformers."""
+
 _TRANSFORMERS = {
     "parakeet_ctc": f"{_ASR}.transformers_layout",
     "parakeet_rnnt": f"{_ASR}.transformers_layout",
     "parakeet_tdt": f"{_ASR}.transformers_layout",
     "canary": f"{_ASR}.canary.transformers_layout",
+    NEMO_SPEECHLM: f"{_SPEECHLM}.salm.nemo",
 }
 
 

@@ -44,7 +44,7 @@ class Shares:
     heard: float = 1.0
     """A spoken string, and up to three written questions about it."""
     listed: float = 0.0
-    """A spoken string to be transcribed with a list of key words, which chooses between spellings that sound alike."""
+    """A spoken string to be transcribed with a list of key words, which chooses between homophones."""
     spoken: float = 0.0
     """A spoken string and a spoken question, in one recording or in two."""
     text: float = 0.0
