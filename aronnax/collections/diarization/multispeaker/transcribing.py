@@ -244,13 +244,20 @@ def _open(
         raise found
     asked = None if options.request is None else options.request.ask(source)
     stream = source.open(model.sample_rate)
+    try:
+        activity = _activity(model, stream.samples, found)
+    except AronnaxError:
+        stream.close()
+        raise
+    notes = () if found is None else tuple(crowded(found, model.max_speakers))
+    return Opened(index, source, stream, activity, asked, notes)
+
+
+def _activity(model: MultispeakerModel, samples: int, found: Diarization | None) -> np.ndarray:
+    """Who speaks in each frame of a recording [T, N]; nobody where nobody is asked."""
     if found is None:
-        frames = -(-stream.samples // model.samples_per_frame)
-        return Opened(index, source, stream, np.zeros((frames, model.max_speakers), np.float32), asked, ())
-    activity = frame_activity(
-        found, stream.samples, model.sample_rate, model.samples_per_frame, model.max_speakers
-    )
-    return Opened(index, source, stream, activity, asked, tuple(crowded(found, model.max_speakers)))
+        return np.zeros((-(-samples // model.samples_per_frame), model.max_speakers), np.float32)
+    return frame_activity(found, samples, model.sample_rate, model.samples_per_frame, model.max_speakers)
 
 
 def _hear_short(model: MultispeakerModel, batch: Sequence[Opened], options: Options) -> Iterator[Result]:
