@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from aronnax.collections.common.results import Transcript
     from aronnax.collections.diarization.multispeaker.model import MultispeakerModel
     from aronnax.collections.diarization.sortformer.model import SortformerModel
+    from aronnax.collections.speechlm.model import SpeechLM
 
-    Recogniser = SpeechRecognizer | MultispeakerModel
+    Recogniser = SpeechRecognizer | MultispeakerModel | SpeechLM
 
 BUNDLED_DIARIZER = "diarizer-small"
 PUBLISHED_DIARIZER = "nvidia/diar_streaming_sortformer_4spk-v2"
@@ -68,6 +69,7 @@ def hear(
     if options["confidence"] == "none":
         options["confidence"] = None
     recogniser = _load(loading.name, loading.device, dtype_of(loading.dtype), loading.weights)
+    options = _own_options(recogniser, loading.name, options)
     options |= _prompt_options(recogniser, loading.name, asked)
     found = list(sources([stdin() if name == "-" else name for name in inputs]))
     if speakers is None:
@@ -80,7 +82,12 @@ def hear(
         from aronnax.collections.diarization.joining import transcribe_speakers_iter
 
         if not isinstance(recogniser, SpeechRecognizer):
-            raise OptionError(f"{loading.name} says who speaks by itself: leave out --diarize")
+            why = (
+                "says who speaks by itself"
+                if recogniser.model_type == "multispeaker"
+                else "gives words no times"
+            )
+            raise OptionError(f"{loading.name} {why}: leave out --diarize")
         if options.get("timestamps") is False:
             raise OptionError("--diarize needs the times of words, which --no-timestamps leaves out")
         plain, diarizer = recogniser, load_diarizer(speakers.model or default_diarizer(), loading.device)
@@ -94,15 +101,36 @@ def hear(
     return _deliver(found, wanted, out, results, attributed)
 
 
+def _own_options(recogniser: Recogniser, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options of every recogniser that this one has; OptionError for others that were given."""
+    if "keywords" not in recogniser.slots:
+        return dict(options)
+    strange = {"head": None, "chunk": "auto", "vad": None}
+    given = [f"--{key}" for key, value in strange.items() if options[key] != value]
+    if given:
+        raise OptionError(f"{name} is a speech language model, which has no {', '.join(given)}")
+    return {key: options[key] for key in ("batch_size", "language")}
+
+
 def _prompt_options(recogniser: Recogniser, name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     """The options that were given; OptionError if the model cannot be asked such things."""
     given = {key: value for key, value in asked.items() if value is not None}
     refused = given.keys() - {"timestamps"}  # an option of every recogniser
-    if refused and not recogniser.slots:
+    if "keywords" in recogniser.slots:
+        refused = given.keys() - set(recogniser.slots)
+    elif recogniser.slots:
+        refused = given.keys() & {"keywords", "prompt"}
+    if refused:
         options = ", ".join(f"--{key.replace('_', '-')}" for key in given if key in refused)
+        takes = (
+            f"takes --{' and --'.join(recogniser.slots)} alone"
+            if "keywords" in recogniser.slots
+            else ("takes no such prompt" if recogniser.slots else "takes no prompt")
+        )
         raise OptionError(
-            f"{name} is a {recogniser.model_type} model and takes no prompt, so {options} cannot be given;"
-            " encoder-decoders such as nvidia/canary-1b-flash take one"
+            f"{name} is a {recogniser.model_type} model and {takes}, so {options} cannot be given;"
+            " encoder-decoders such as nvidia/canary-1b-flash take languages and tasks, and speech language models"
+            " such as nvidia/canary-qwen-2.5b take --prompt and --keywords"
         )
     return given
 

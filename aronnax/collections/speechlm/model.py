@@ -19,6 +19,7 @@ from aronnax.collections.llm.backbone import Backbone, BackboneConfig
 from aronnax.collections.llm.chat.tokenizer import AUDIO, AUDIO_TOKEN, ChatTokenizer
 from aronnax.collections.llm.lora.attaching import adapted_name, attach
 from aronnax.collections.llm.lora.config import LoRA
+from aronnax.collections.speechlm.conversation.keyword_prompt import KeywordPrompt
 from aronnax.collections.speechlm.perception import Perception, PerceptionConfig
 from aronnax.core.errors import ConfigError, OptionError
 from aronnax.core.model import Model
@@ -56,6 +57,8 @@ class SpeechLMConfig:
     """How the place of a recording is written there."""
     transcribe_prompt: str = "Transcribe the following:"
     """What `transcribe` says before the recording."""
+    keyword_prompt: KeywordPrompt = field(default_factory=KeywordPrompt)
+    """How `transcribe` lists key words before that."""
     encoder_chunk_seconds: float | None = None
     """Longer recordings are heard in pieces of so many seconds; None hears every recording at once."""
     context: int | None = None
@@ -126,6 +129,11 @@ class SpeechLM(Model):
     def samples_per_frame(self) -> int:
         """Samples from one frame among the words to the next."""
         return self.perception.samples_per_frame
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """What `transcribe` can be told, by name."""
+        return ("prompt", "keywords")
 
     @property
     def context(self) -> int:
