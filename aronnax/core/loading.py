@@ -82,12 +82,14 @@ def _open(path: Path) -> Parts:
 
 
 def transformers_type(path: Path) -> str:
-    """The `model_type` of a transformers config.json."""
+    """The `model_type` of a transformers config.json; older ones of NeMo's speech language models have none."""
     try:
         data = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
     kind = data.get("model_type") if isinstance(data, dict) else None
+    if kind is None and isinstance(data, dict) and {"pretrained_llm", "perception"} <= data.keys():
+        return registry.NEMO_SPEECHLM
     if not isinstance(kind, str):
         raise CheckpointError(f"{path} names no model_type")
     return kind
