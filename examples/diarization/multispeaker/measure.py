@@ -95,62 +95,58 @@ def wer(sessions: Sequence[Test], found: Sequence[Transcript]) -> ErrorCounts:
     return score(texts, [one.text for one in found]).words
 
 
-def frame_errors(sessions: Sequence[Test], model: MultispeakerModel) -> float:
+def frame_errors(sessions: Sequence[Test], found: Sequence[Diarization]) -> float:
     """Share of the diarizer's speaker frames that are wrong, its n-th speaker taken for the n-th to arrive."""
-    assert model.diarizer is not None
     wrong = spoken = 0.0
-    for one, found in zip(sessions, model.diarizer.diarize([(one.signal, RATE) for one in sessions])):
-        frames = min(len(found.probabilities), len(one.active))
-        heard = found.probabilities[:frames, : one.active.shape[1]] > 0.5
-        truth = one.active[:frames] > 0.5
-        both = (heard & truth).sum()
+    for one, heard in zip(sessions, found):
+        assert heard.probabilities is not None
+        frames = min(len(heard.probabilities), len(one.active))
+        said, truth = heard.probabilities[:frames, : len(SPEAKERS)] > 0.5, one.active[:frames] > 0.5
         spoken += truth.sum()
-        wrong += np.maximum(heard.sum(1), truth.sum(1)).sum() - both
+        wrong += np.maximum(said.sum(1), truth.sum(1)).sum() - (said & truth).sum()
     return float(wrong / spoken)
 
 
-def measure(with_kernel: str, without: str, fsdd: str, count: int) -> dict[str, Any]:
-    """Every condition at every share of overlap, printed as it comes."""
+def measure(
+    supervised: MultispeakerModel, alone: MultispeakerModel, sessions: Sequence[Test]
+) -> dict[str, Any]:
+    """Every condition with every head, printed as it comes."""
+    assert supervised.diarizer is not None
+    found = supervised.diarizer.diarize([(one.signal, RATE) for one in sessions])
+    assert isinstance(found, list)
+    said = sum(int((one.active.sum(1) > 0).sum()) for one in sessions)
+    both = sum(int((one.active.sum(1) > 1).sum()) for one in sessions)
+    row: dict[str, Any] = {"sessions": len(sessions), "overlap": round(both / said, 4)}
+    row["diarizer, wrong speaker frames"] = round(frame_errors(sessions, found), 4)
+    print(f"{len(sessions)} sessions: {row}", flush=True)
+    conditions = {
+        "without kernel": (alone, None),
+        "with kernel, oracle": (supervised, [one.turns for one in sessions]),
+        "with kernel, diarizer": (supervised, found),
+    }
+    for head in supervised.heads:
+        for name, (model, diarization) in conditions.items():
+            transcripts = transcribe(model, sessions, head=head, diarization=diarization)
+            errors, words = cpwer(sessions, transcripts), wer(sessions, transcripts)
+            row[f"{head}, {name}"] = {"cpwer": errors.to_dict(), "wer": words.to_dict()}
+            print(f"  {head}, {name}: cpWER {errors}; WER {100 * words.rate:.1f} %", flush=True)
+    return row
+
+
+def main() -> None:
+    """Measure at every share of overlap, and write the numbers where `out` says."""
+    with_kernel, without, *pairs = sys.argv[1:]
+    options = {"sessions": "200", **dict(pair.split("=", 1) for pair in pairs)}
     supervised, alone = aronnax.load(with_kernel, device="cpu"), aronnax.load(without, device="cpu")
     assert isinstance(supervised, MultispeakerModel)
     assert isinstance(alone, MultispeakerModel)
     assert alone.kernel is None
-    results: dict[str, Any] = {}
-    for overlap in (0.2, 0.0, 0.4):
-        sessions = tests(fsdd, count if overlap == 0.2 else count // 2, overlap)
-        both = sum(int((one.active.sum(1) > 1).sum()) for one in sessions)
-        any_ = sum(int((one.active.sum(1) > 0).sum()) for one in sessions)
-        row: dict[str, Any] = {"sessions": len(sessions), "overlap": both / any_}
-        row["diarizer frame errors"] = frame_errors(sessions, supervised)
-        oracle = [one.turns for one in sessions]
-        for head in supervised.heads:
-            found = {
-                "without kernel": transcribe(alone, sessions, head=head),
-                "with kernel, oracle": transcribe(supervised, sessions, head=head, diarization=oracle),
-                "with kernel, diarizer": transcribe(supervised, sessions, head=head),
-            }
-            for name, transcripts in found.items():
-                errors, words = cpwer(sessions, transcripts), wer(sessions, transcripts)
-                row[f"{head}, {name}"] = {"cpwer": errors.to_dict(), "wer": words.to_dict()}
-                print(
-                    f"overlap {overlap:.0%}: {head}, {name}: cpWER {errors}; WER {100 * words.rate:.1f} %",
-                    flush=True,
-                )
-        rate = row["diarizer frame errors"]
-        print(
-            f"overlap {overlap:.0%} asked, {row['overlap']:.1%} made; diarizer: {rate:.1%} of speaker frames wrong"
-        )
-        results[f"{overlap:.0%}"] = row
-    return results
-
-
-def main() -> None:
-    """Measure, and write the numbers where `out` says."""
-    with_kernel, without, *pairs = sys.argv[1:]
-    options = dict(pair.split("=", 1) for pair in pairs)
-    results = measure(with_kernel, without, options["data.fsdd"], int(options.get("sessions", "200")))
-    if "out" in options:
-        Path(options["out"]).write_text(json.dumps(results, indent=1) + "\n")
+    results = {}
+    for overlap, share in ((0.2, 1), (0.0, 4), (0.4, 4)):
+        sessions = tests(options["data.fsdd"], int(options["sessions"]) // share, overlap)
+        results[f"overlap of {overlap:.0%} asked for"] = measure(supervised, alone, sessions)
+        if "out" in options:
+            Path(options["out"]).write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
