@@ -68,6 +68,7 @@ def diarize(
         int | None, Option(help="With --live -: samples a second of raw audio; the model's by default.")
     ] = None,
     device: Annotated[str | None, Option(help="cpu, cuda, ...; the best there is by default.")] = None,
+    weights: Annotated[str | None, Option(help="int16 or int8: whole-number weights on the CPU.")] = None,
     verbose: Annotated[bool, Option("--verbose", "-v", help="Say what is loaded from where.")] = False,
 ) -> None:
     """Find who speaks when.
@@ -85,6 +86,10 @@ def diarize(
         raise OptionError("--rate is for --live: recordings say their own")
     wanted = check_formats(formats, FORMATS, out)
     loaded = load_diarizer(model or default_diarizer(), device)
+    if weights is not None:
+        from aronnax.core.quantise import quantise
+
+        quantise(loaded, weights)
     given: dict[str, Any] = {
         "preset": preset,
         "replaced": {

@@ -11,6 +11,7 @@ import torch
 from aronnax.core import checkpoint, hub, registry
 from aronnax.core.errors import CheckpointError, OptionError
 from aronnax.core.parts import Parts, assemble, explained
+from aronnax.core.quantise import check_weights, quantise
 
 if TYPE_CHECKING:
     from aronnax.core.model import Model
@@ -30,7 +31,7 @@ def load(
     Args:
         device: where to put it; CUDA if there is one, else the CPU.
         dtype: floating-point type of the weights; float32 when they are stored in half precision.
-        weights: `"int8"` quantises the linear layers to 8 bits (CPU only).
+        weights: `"int8"` or `"int16"` quantises the linear layers to so many bits (CPU only; int16 needs AMX).
         revision: branch, tag or commit on the hub.
         expected: class the checkpoint must hold.
 
@@ -40,10 +41,10 @@ def load(
         ConfigError: its configuration holds an option that is not supported.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if weights not in (None, "int8"):
-        raise OptionError(f"weights={weights!r} is not known; it must be 'int8' or None")
-    if weights == "int8" and device.type != "cpu":
-        raise OptionError("weights='int8' runs on the CPU only; pass device='cpu'")
+    if weights is not None:
+        check_weights(weights)
+        if device.type != "cpu":
+            raise OptionError(f"weights={weights!r} runs on the CPU only; pass device='cpu'")
     parts = open_parts(hub.resolve(str(name), revision=revision))
     cls = registry.model_class(parts.model_type)
     if expected is not None and not issubclass(cls, expected):
@@ -53,10 +54,8 @@ def load(
         )
     model = assemble(cls, parts, dtype).to(device)
     model.source = str(name)
-    if weights == "int8":
-        from aronnax.core.quantise import quantise
-
-        quantise(model)
+    if weights is not None:
+        quantise(model, weights)
     return model
 
 

@@ -1,4 +1,4 @@
-"""Eight-bit weights for inference on a CPU. `M` rows of an input, `N` outputs, `K` inputs.
+"""Eight- and sixteen-bit weights for inference on a CPU. `M` rows of an input, `N` outputs, `K` inputs.
 
 Weights get one scale per output channel, activations one per row (so that a row never depends on its batch),
 both symmetric; sums are exact in 32 bits.
@@ -6,6 +6,7 @@ both symmetric; sums are exact in 32 bits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar, cast
 
 import torch
@@ -18,6 +19,9 @@ Anything = TypeVar("Anything", bound=nn.Module)
 _ONEDNN = hasattr(torch.ops.onednn, "qlinear_pointwise") and torch.backends.mkldnn.is_available()
 # Without VNNI two products are first added in 16 bits, which full-range weights could overflow.
 _WEIGHT_RANGE = 127 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 63
+
+_LARGEST = 32639
+"""Of a 16-bit number: with it neither byte overflows when 128 is added."""
 
 
 class QuantisedLinear(nn.Module):
@@ -45,7 +49,7 @@ class QuantisedLinear(nn.Module):
         if x.numel() == 0:
             return x.new_zeros(*x.shape[:-1], self.out_features)
         rows = x.flatten(0, -2).float()
-        peak = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True).clamp_(min=1e-30)
+        peak = _peak(rows)
         # Whole numbers around 128, which oneDNN is fast with; the cast cuts off what the half has rounded.
         whole = torch.addcmul(self.middle, rows, 127.0 / peak).to(torch.uint8)
         out = self._multiply(whole)
@@ -62,13 +66,90 @@ class QuantisedLinear(nn.Module):
         )
 
 
-def quantise(model: Anything) -> Anything:
-    """Replaces, in place, the weights of every layer marked `quantisable` by int8; returns the model.
+class SixteenBitLinear(nn.Module):
+    """A linear layer whose weights [N, K] and inputs are 16-bit whole numbers; takes and gives floats.
+
+    Each number is 256 times a high byte and a low byte, both signed. Three of the four products of bytes are summed
+    exactly; that of the low bytes is left out: it is worth about as much as what rounding to 16 bits costs.
+    """
+
+    coarse: Tensor
+    fine: Tensor
+    bias: Tensor | None
+    zeros: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        check_sixteen_bits()
+        self.out_features, self.in_features = weight.shape
+        weight = weight.detach().double()
+        scale = weight.abs().amax(1).clamp(min=1e-30) / _LARGEST
+        whole = (weight / scale[:, None]).round().to(torch.int32) + 128
+        high, low = (whole >> 8).to(torch.int8), ((whole & 255) - 128).to(torch.int8)
+        unit = scale / _LARGEST
+        self.register_buffer("coarse", (65536.0 * unit).float(), persistent=False)
+        self.register_buffer("fine", (256.0 * unit).float(), persistent=False)
+        self.register_buffer("bias", None if bias is None else bias.detach().float(), persistent=False)
+        self.register_buffer("zeros", torch.zeros(self.out_features, dtype=torch.int32), persistent=False)
+        self.high = torch.ops.onednn.qlinear_prepack(high, None)
+        # The bytes of an input lie in memory as low, high: its low ones meet the high ones of the weights.
+        self.crossed = torch.ops.onednn.qlinear_prepack(torch.stack([high, low], 2).flatten(1), None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., K] -> [..., N]."""
+        if x.numel() == 0:
+            return x.new_zeros(*x.shape[:-1], self.out_features)
+        rows = x.flatten(0, -2).float()
+        peak = _peak(rows)
+        # Around 32768 + 128, so that both bytes are without a sign; the cast cuts off what the half has rounded.
+        whole = (rows * (_LARGEST / peak)).add_(32768 + 128.5).to(torch.uint16).view(torch.int16)
+        out = self._multiply((whole >> 8).to(torch.uint8), whole.view(torch.uint8))
+        out = out.mul_(peak) if self.bias is None else torch.addcmul(self.bias, out, peak)
+        return out.to(x.dtype).unflatten(0, x.shape[:-1])
+
+    def _multiply(self, high: Tensor, both: Tensor) -> Tensor:
+        """High bytes [M, K] and all bytes [M, 2 K], around 128 -> float [M, N], scaled by channel."""
+        product = torch.ops.onednn.qlinear_pointwise
+        as_floats = (1.0, 0, torch.float32)
+        out = product(high, 1.0, 128, self.high, self.coarse, self.zeros, None, *as_floats, "none", [], "")
+        given = (both, 1.0, 128, self.crossed, self.fine, self.zeros, out, None)
+        return product.binary(*given, *as_floats, 1.0, 0, "sum", 1.0, "none", [], "")
+
+
+def check_sixteen_bits() -> None:
+    """OptionError on a processor that would multiply 16-bit numbers no faster than floats."""
+    if not _ONEDNN or not getattr(torch.cpu, "_is_amx_tile_supported", bool)():
+        raise OptionError(
+            "weights='int16' needs a processor with AMX: this one multiplies floats as fast;"
+            " leave it out, or take weights='int8'"
+        )
+
+
+def _peak(rows: Tensor) -> Tensor:
+    """The largest magnitude of each row [M, K] -> [M, 1]; two passes are far faster than a norm."""
+    return torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True)).clamp_(min=1e-30)
+
+
+KINDS: Mapping[str, type[nn.Module]] = {"int8": QuantisedLinear, "int16": SixteenBitLinear}
+
+
+def check_weights(weights: str) -> None:
+    """OptionError for a kind of weights that there is not."""
+    if weights not in KINDS:
+        known = " or ".join(map(repr, KINDS))
+        raise OptionError(f"weights={weights!r} is not known; it must be {known}, or left out for floats")
+
+
+def quantise(model: Anything, weights: str = "int8") -> Anything:
+    """Replaces, in place, the weights of every layer marked `quantisable` by int8 or int16; returns the model.
 
     The model must be on the CPU and is then for inference only: it cannot be trained or saved.
 
-    Raises OptionError where the model is on another device or has no such layer.
+    Raises OptionError where the model is on another device or has no such layer, or the processor is not for it.
     """
+    check_weights(weights)
+    if weights == "int16":
+        check_sixteen_bits()
     found = [
         (parent, name, child)
         for parent in model.modules()
@@ -76,13 +157,15 @@ def quantise(model: Anything) -> Anything:
         if getattr(child, "quantisable", False)
     ]
     if not found:
-        raise OptionError("weights='int8': this model has no layer that can be quantised, or already is")
+        raise OptionError(
+            f"weights={weights!r}: this model has no layer that can be quantised, or already is"
+        )
     for parent, name, layer in found:
         weight, bias = cast(Tensor, layer.weight), cast("Tensor | None", layer.bias)
         if weight.device.type != "cpu":
             raise OptionError(
-                f"weights='int8' runs on the CPU only, but the model is on {weight.device}: "
+                f"weights={weights!r} runs on the CPU only, but the model is on {weight.device}: "
                 "load it with device='cpu'"
             )
-        setattr(parent, name, QuantisedLinear(weight.flatten(1), bias))
+        setattr(parent, name, KINDS[weights](weight.flatten(1), bias))
     return model.eval()

@@ -110,6 +110,14 @@ def test_options_reach_the_model(run: Run, model: SortformerModel, folder: Path)
     assert plain["notes"][0] == "streamed with 1.04 s latency, as asked"
 
 
+def test_whole_number_weights_are_taken_when_asked(run: Run, checkpoint: Path, folder: Path) -> None:
+    path = folder / "a.wav"
+    _, printed, _ = run(path, "--weights", "int8")
+    eight = load(checkpoint, device="cpu", weights="int8")
+    assert isinstance(eight, SortformerModel)
+    assert printed == eight.diarize(path).to_rttm() != run(path)[1]
+
+
 def test_a_call_with_a_speaker_on_each_channel_is_kept_apart(run: Run, tmp_path: Path) -> None:
     signal = _session()[: 10 * 16000]
     soundfile.write(tmp_path / "call.wav", np.stack([signal, signal[::-1]], 1), 16000)
@@ -166,6 +174,7 @@ def test_without_matplotlib_the_extra_is_named_before_anything_is_heard(
         (["a.wav", "--latency", "soon"], "'offline'"),
         (["a.wav", "--speakers", "5"], "this model tells at most 4 speakers apart"),
         (["a.wav", "--channels", "left"], "'mix' or 'apart'"),
+        (["a.wav", "--weights", "int4"], "weights='int4' is not known"),
         (["a.wav", "--rate", "8000"], "--rate is for --live"),
         ([], "nothing to diarize"),
         (["--live", "a.wav"], "not a.wav: leave --live out"),

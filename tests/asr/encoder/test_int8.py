@@ -1,4 +1,4 @@
-"""Int8 weights: accuracy, independence of rows, threads."""
+"""Int8 and int16 weights: accuracy, independence of rows, threads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from torch import nn
 from aronnax.collections.asr.encoder import FastConformer, FastConformerConfig
 from aronnax.collections.common.nn.linear import Linear, PointwiseConv
 from aronnax.core.errors import OptionError
-from aronnax.core.quantise import QuantisedLinear, quantise
+from aronnax.core.quantise import QuantisedLinear, SixteenBitLinear, check_sixteen_bits, quantise
+
+try:
+    check_sixteen_bits()
+except OptionError:
+    AMX = False
+else:
+    AMX = True
+needs_amx = pytest.mark.skipif(not AMX, reason="16-bit products need a processor with AMX")
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +97,52 @@ def test_no_rows_give_no_rows() -> None:
 def test_a_model_without_such_layers_is_refused() -> None:
     with pytest.raises(OptionError, match="int8"):
         quantise(nn.Sequential(nn.ReLU()))
+
+
+@needs_amx
+def test_a_sixteen_bit_layer_is_within_a_ten_thousandth() -> None:
+    torch.manual_seed(0)
+    for layer in (Linear(96, 40), PointwiseConv(96, 40, bias=False)):
+        x = torch.randn(3, 7, 96)
+        x[0] *= 1000.0
+        x[1, 2] = 0.0
+        with torch.inference_mode():
+            expected = layer(x)
+            got = quantise(nn.Sequential(copy.deepcopy(layer)), "int16")(x)
+        for row in range(3):
+            assert (got[row] - expected[row]).norm() / expected[row].norm() < 1e-4
+
+
+@needs_amx
+def test_three_products_of_bytes_are_summed_exactly() -> None:
+    torch.manual_seed(0)
+    x, weight = (torch.randint(-32639, 32640, (rows, 256)) for rows in (30, 20))
+    x[:, 0] = weight[:, 0] = -32639
+    (high_x, low_x), (high_w, low_w) = (
+        ((whole + 128) // 256, whole - (whole + 128) // 256 * 256) for whole in (x, weight)
+    )
+    expected = 65536 * high_x @ high_w.t() + 256 * (high_x @ low_w.t() + low_x @ high_w.t())
+    out = SixteenBitLinear(weight.float(), None)(x.float())
+    torch.testing.assert_close(out.double(), expected.double(), rtol=1e-6, atol=1e4)
+
+
+@needs_amx
+def test_a_sixteen_bit_encoder_gives_the_states_of_the_float_one_whatever_the_batch(
+    encoders: tuple[FastConformer, FastConformer],
+) -> None:
+    sixteen = quantise(copy.deepcopy(encoders[0]), "int16")
+    features, lengths = torch.randn(2, 160, 16), torch.tensor([160, 70])
+    with torch.inference_mode():
+        expected, got = encoders[0](features, lengths).states, sixteen(features, lengths).states
+        alone = sixteen(features[1:, :70], lengths[1:]).states[0]
+    assert (got - expected).norm() / expected.norm() < 2e-4
+    torch.testing.assert_close(got[1, : len(alone)], alone, atol=1e-4, rtol=0)
+    assert SixteenBitLinear(torch.randn(4, 8), None)(torch.zeros(2, 0, 8)).shape == (2, 0, 4)
+
+
+def test_sixteen_bits_are_refused_where_they_would_not_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    with pytest.raises(OptionError, match="AMX"):
+        quantise(nn.Sequential(Linear(8, 8)), "int16")
+    with pytest.raises(OptionError, match="'int4' is not known"):
+        quantise(nn.Sequential(Linear(8, 8)), "int4")
