@@ -41,6 +41,7 @@ def bins(
     two_dimensional: Annotated[
         bool, Option("--two-dimensional", help="Buckets by seconds and tokens.")
     ] = False,
+    stream: Annotated[str | None, Option(help="With --fit: which of data.streams the sizes are for.")] = None,
     out: Annotated[
         Path | None,
         Option(help="With --fit: write the data section here, for `aronnax train CONFIG OUT`."),
@@ -54,7 +55,9 @@ def bins(
     if fit is not None:
         from aronnax.cli.fit import FitOptions, fit_batch_sizes
 
-        fit_batch_sizes(fit, data or [], FitOptions(memory, two_dimensional, sub_buckets, limit, out, plot))
+        fit_batch_sizes(
+            fit, data or [], FitOptions(memory, two_dimensional, sub_buckets, limit, out, plot, stream)
+        )
         return
     if not data:
         raise ManifestError("name the data: NeMo manifests, Lhotse cuts (.jsonl.gz) or shar folders")

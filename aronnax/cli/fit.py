@@ -37,6 +37,8 @@ class FitOptions:
     limit: int = 100_000
     out: Path | None = None
     plot: Path | None = None
+    stream: str | None = None
+    """Which of `data.streams`."""
 
 
 def fit_batch_sizes(config: Path, data: Sequence[str], options: FitOptions) -> None:
@@ -54,14 +56,16 @@ def fit_batch_sizes(config: Path, data: Sequence[str], options: FitOptions) -> N
     with status() as say:
         settings, task, module = _prepare(config, data, say)
         say("looking at the recordings")
-        seen = look_at(module, options.limit)
-        batching = settings.data.batching
+        name = _stream(list(settings.data.training), options.stream)
+        seen = look_at(module, options.limit, name)
+        stream = settings.data.training[name]
+        batching = stream.batching
         edges, rates = edges_for_fixed_sizes(
             batching,
             seen,
             two_dimensional=options.two_dimensional,
             sub_buckets=options.sub_buckets,
-            longest=settings.data.filters.max_duration,
+            longest=stream.filters.max_duration,
         )
         limits = zip(edges, most_tokens(edges, seen))
         buckets = [Bucket(edge[0] if isinstance(edge, tuple) else edge, most) for edge, most in limits]
@@ -86,7 +90,7 @@ def fit_batch_sizes(config: Path, data: Sequence[str], options: FitOptions) -> N
             f"{outside} of {len(seen.cuts)} recordings have too many tokens for their length and are left out"
         )
     before, after = _report_waste(seen, batching, fixed)
-    _write(settings, fixed, config, options.out)
+    _write(settings, name, fixed, config, options.out)
     if options.plot is not None:
         draw_waste(before, after, options.plot)
         print(f"the plot is in {options.plot}")
@@ -103,13 +107,25 @@ def _prepare(config: Path, data: Sequence[str], say: Say) -> tuple[Any, Any, Any
         overrides.append(f"data.train=[{','.join(paths)}]")
     module: Any = training(system_of(config, overrides) or "ctc")
     settings = module.load_config(config, overrides)
-    if not settings.data.train:
+    if not settings.data.inputs:
         raise ConfigError("data.train is empty: name manifests after --fit CONFIG, or data.train=...")
     settings.optim.check(settings.trainer.max_steps)
     say("building the model")
     with tempfile.TemporaryDirectory() as folder:
         prepared = module.prepare(replace(settings, output=folder), False, lambda line: None)
     return settings, prepared.task, prepared.data
+
+
+def _stream(names: list[str], wanted: str | None) -> str:
+    """Which kind of training data sizes are for."""
+    if wanted is None and len(names) == 1:
+        return names[0]
+    if wanted not in names:
+        known = ", ".join(filter(None, names)) or "none"
+        raise ConfigError(
+            f"--stream {wanted or ''}: name the one of data.streams to find sizes for ({known})"
+        )
+    return wanted
 
 
 def _device(accelerator: str) -> torch.device:
@@ -220,8 +236,8 @@ def _report_waste(seen: Seen, before: BatchingConfig, after: BatchingConfig) -> 
     return measured
 
 
-def _write(settings: Any, batching: BatchingConfig, config: Path, out: Path | None) -> None:
-    """The data section with the sizes, to a file or as the lines that matter."""
+def _write(settings: Any, stream: str, batching: BatchingConfig, config: Path, out: Path | None) -> None:
+    """The data section with the sizes of a stream, to a file or as the lines that matter."""
     from aronnax.core.config import to_dict
     from aronnax.core.safe_yaml import dump_yaml
 
@@ -233,5 +249,12 @@ def _write(settings: Any, batching: BatchingConfig, config: Path, out: Path | No
             print(f"  bucket_max_tokens_per_second: {list(batching.bucket_max_tokens_per_second)}")
         return
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(dump_yaml({"data": to_dict(replace(settings.data, batching=batching))}), encoding="utf-8")
+    data = settings.data
+    if data.streams:
+        data = replace(
+            data, streams={**data.streams, stream: replace(data.streams[stream], batching=batching)}
+        )
+    else:
+        data = replace(data, batching=batching)
+    out.write_text(dump_yaml({"data": to_dict(data)}), encoding="utf-8")
     print(f"train with them: aronnax train {config} {out}")

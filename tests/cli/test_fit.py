@@ -105,6 +105,25 @@ def test_two_dimensional_buckets_for_an_encoder_decoder(config: Path, tmp_path: 
     assert len(batching["bucket_batch_sizes"]) == len(batching["bucket_duration_bins"])
 
 
+def test_sizes_are_found_for_one_stream_at_a_time(config: Path, tmp_path: Path) -> None:
+    mapping = yaml.safe_load(config.read_text())
+    train = mapping["data"].pop("train")
+    mapping["data"]["streams"] = {
+        "long": {"train": train, "filters": {"min_duration": 1.5}},
+        "short": {"train": train, "filters": {"max_duration": 1.5}},
+    }
+    config.write_text(yaml.safe_dump(mapping))
+    with pytest.raises(AronnaxError, match=r"--stream : name the one of data\.streams .* \(long, short\)"):
+        fit_batch_sizes(config, [], FitOptions(memory="24MB"))
+    out = tmp_path / "data.yaml"
+    fit_batch_sizes(config, [], FitOptions(memory="24MB", out=out, stream="short"))
+    streams = yaml.safe_load(out.read_text())["data"]["streams"]
+    assert streams["long"]["batching"] is None
+    assert max(streams["short"]["batching"]["bucket_duration_bins"]) <= 1.5
+    assert len(streams["short"]["batching"]["bucket_batch_sizes"]) > 0
+    main_ok("train", str(config), str(out))
+
+
 def test_a_budget_that_is_too_small_names_the_bucket(config: Path) -> None:
     with pytest.raises(AronnaxError, match=r"the bucket of .* tokens cannot be trained on.*--memory"):
         fit_batch_sizes(config, [], FitOptions(memory="200KB"))

@@ -56,7 +56,7 @@ def train(
     `train_cuts` and `validation_cuts` (sets by name) are used instead of the inputs of `config.data`; see
     `SpeechDataModule`. The sample rate is the model's, whatever `config.data` says.
     """
-    if train_cuts is None and not config.data.train:
+    if train_cuts is None and not config.data.inputs:
         raise ConfigError("data.train is empty: name a manifest, Lhotse cuts, or a list of inputs")
 
     def make(resuming: bool, say: Say) -> Prepared:

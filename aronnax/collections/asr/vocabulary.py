@@ -203,7 +203,7 @@ def _texts(data: DataConfig) -> Iterator[tuple[Any, str]]:
     from aronnax.collections.common.data.report import Dropped
     from aronnax.collections.common.data.sources import Inputs
 
-    inputs = tuple(_unweighted(item) for item in data.train)
+    inputs = tuple(_unweighted(item) for item in data.inputs)
     for cut in Inputs(inputs, Dropped(), shuffle=False, seed=0):
         text = cut_text(cut)
         if text:

@@ -81,7 +81,7 @@ def train(
 
     `train_cuts` and `validation_cuts` (sets by name) are used instead of the inputs of `config.data`.
     """
-    if train_cuts is None and not config.data.train and not config.data.streams:
+    if train_cuts is None and not config.data.inputs:
         raise ConfigError("data.train is empty: name conversations or a manifest, or give data.streams")
 
     def make(resuming: bool, say: Say) -> Prepared:

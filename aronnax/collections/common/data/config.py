@@ -257,6 +257,11 @@ class DataConfig:
         )
 
     @property
+    def inputs(self) -> tuple[InputConfig, ...]:
+        """All that is trained on, of every stream."""
+        return tuple(item for stream in self.training.values() for item in stream.train)
+
+    @property
     def training(self) -> dict[str, Stream]:
         """The kinds of training data with all that holds for each; `train` is one without a name."""
         given = self.streams or {"": StreamConfig(self.train)}

@@ -29,13 +29,13 @@ class Seen:
     """Whether these are all of one pass."""
 
 
-def look_at(data: Any, limit: int) -> Seen:
-    """The first `limit` training recordings of a data module; no audio is read.
+def look_at(data: Any, limit: int, stream: str | None = None) -> Seen:
+    """The first `limit` training recordings of a data module, or of one of its streams; no audio is read.
 
     Raises:
         ManifestError: there is none.
     """
-    cuts = list(islice(data.cuts(), limit + 1))
+    cuts = list(islice(data.cuts(stream=stream), limit + 1))
     complete, cuts = len(cuts) <= limit, cuts[:limit]
     if not cuts:
         raise ManifestError(f"no training recording passes data.filters: {data.dropped}")

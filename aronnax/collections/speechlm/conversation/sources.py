@@ -10,7 +10,6 @@ from lhotse.cut import Cut
 
 from aronnax.collections.common.data.manifest import ManifestEntry
 from aronnax.collections.common.data.nemo_cuts import JsonLines, entry_cut, entry_recording
-from aronnax.collections.common.data.slots import fill_slots
 from aronnax.collections.llm.chat.messages import Audio
 from aronnax.collections.speechlm.conversation.cuts import conversation_cut
 from aronnax.collections.speechlm.conversation.reading import parse_conversation
@@ -38,16 +37,15 @@ class Conversations(JsonLines):
             self.dropped.unreadable(f"{path}, line {number}", str(error))
             return None
         nested = found.extra.get("custom")
-        fields = {**(nested if isinstance(nested, dict) else {}), **found.extra}
-        language = fields.get(self.config.language_field)
-        cut = conversation_cut(
+        fields = {**self.config.slots, **(nested if isinstance(nested, dict) else {}), **found.extra}
+        language = fields.get("target_lang") or fields.get(self.config.language_field)
+        return conversation_cut(
             found.id,
             found.messages,
             recordings,
             language=language if isinstance(language, str) else None,
             custom=fields,
         )
-        return fill_slots(cut, self.config.slots, (), f"{path}, line {number}")
 
     def _recording(self, audio: Audio, details: Mapping[str, Any], id: str, number: int) -> Cut:
         entry = ManifestEntry(
