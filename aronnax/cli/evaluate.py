@@ -46,7 +46,7 @@ def evaluate(
     out: Annotated[Path | None, Option(help="Folder for summary.json and utterances.jsonl.")] = None,
     batch_size: Annotated[int, Option(help="Recordings encoded together.")] = 8,
     device: Annotated[str | None, Option(help="cpu, cuda, ...; the best there is by default.")] = None,
-    weights: Annotated[str | None, Option(help="int8: 8-bit weights on the CPU.")] = None,
+    weights: Annotated[str | None, Option(help="int8 or int16: whole-number weights on the CPU.")] = None,
     diarization: Annotated[
         bool, Option("--diarization", help="Compare two files, or folders of them, that tell of speakers.")
     ] = False,

@@ -32,7 +32,7 @@ def transcribe(
     confidence: Annotated[str, Option(help="tsallis, max_prob or none.")] = "tsallis",
     device: Annotated[str | None, Option(help="cpu, cuda, ...; the best there is by default.")] = None,
     dtype: Annotated[str | None, Option(help="float32, bfloat16 or float16.")] = None,
-    weights: Annotated[str | None, Option(help="int8: 8-bit weights on the CPU.")] = None,
+    weights: Annotated[str | None, Option(help="int8 or int16: whole-number weights on the CPU.")] = None,
     language: Annotated[str | None, Option(help="Written to the results.")] = None,
     source_lang: Annotated[str | None, Option(help="Prompted models: language spoken.")] = None,
     target_lang: Annotated[str | None, Option(help="Prompted models: language written.")] = None,

@@ -43,7 +43,7 @@ def translate(
     confidence: Annotated[str, Option(help="tsallis, max_prob or none.")] = "tsallis",
     device: Annotated[str | None, Option(help="cpu, cuda, ...; the best there is by default.")] = None,
     dtype: Annotated[str | None, Option(help="float32, bfloat16 or float16.")] = None,
-    weights: Annotated[str | None, Option(help="int8: 8-bit weights on the CPU.")] = None,
+    weights: Annotated[str | None, Option(help="int8 or int16: whole-number weights on the CPU.")] = None,
     verbose: Annotated[bool, Option("--verbose", "-v", help="Say how each recording is read.")] = False,
 ) -> None:
     """Turn recordings in one language into text in another.
