@@ -1,6 +1,6 @@
 """Train the small language model `digits-lm` on made conversations: about ten minutes on one core.
 
-    python examples/speechlm/digits/train_lm.py OUT [steps]
+    python examples/speechlm/digits/train_lm.py OUT [OUT/pass-0.pt]
 
 OUT becomes a checkpoint that `aronnax.load` opens, OUT/results.json holds its exact answers by kind of question on
 digit strings that were never trained on.
@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,40 +29,55 @@ from tokenizer import tokenizer_files
 from torch import Tensor
 from torch.nn import functional
 
+from aronnax.collections.llm.backbone import BackboneConfig
+from aronnax.collections.llm.model import LanguageModel, LanguageModelConfig
+
+AUDIO = "<|audio|>"
+CARD = Path(__file__).with_name("digits_lm.md")
+
 SETTINGS = {
     "hidden_size": 128,
     "intermediate_size": 384,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
+    "head_dim": 32,
+    "hidden_act": "silu",
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
     "max_position_embeddings": 1024,
     "tie_word_embeddings": True,
     "rms_norm_eps": 1e-5,
     "initializer_range": 0.08,
 }
-STEPS, TOKENS, SEED, POOL = 3200, 1536, 2026, 512
+TOKENS, SEED, POOL = 1536, 2026, 512
 MATRIX_LR, OTHER_LR, WARM_UP, COOL_DOWN = 4e-3, 3e-3, 50, 0.45
-STRETCHED, NOISE, BLEND = 0.33, 0.35, 0.4
+NOISE, BLEND = 0.35, 0.4
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What is learned until a share of the steps: short strings first, then long chats and frames too."""
+    """What is learned for some steps."""
 
-    until: float
+    steps: int
     longest: int
     """Digits of the longest string."""
     lengths: tuple[int, ...]
     """Words of a chat, one of which is drawn."""
-    stretched: float
+    frames: float
     """Share of the strings that are written as frames."""
+    naming: int = 1
+    """How many times as often a question names a digit, such as "what comes after seven"."""
 
 
-STAGES = (
-    Stage(0.08, 2, (1,), 0.0),
-    Stage(0.16, 4, (1,), 0.0),
-    Stage(0.3, 6, (1, 1, 1, 40), 0.0),
-    Stage(1.0, 6, (1, 1, 1, 1, 40, 40, 120), STRETCHED),
+# Short strings first, then whole chats and frames; a second pass dwells on the kinds that are learned last.
+PASSES = (
+    (
+        Stage(256, 2, (1,), 0.0),
+        Stage(256, 4, (1,), 0.0),
+        Stage(448, 6, (1, 1, 1, 40), 0.0),
+        Stage(2240, 6, (1, 1, 1, 1, 40, 40, 120), 0.33),
+    ),
+    (Stage(2000, 6, (1, 1, 1, 1, 40, 40, 120), 0.4, naming=5),),
 )
 
 
@@ -106,8 +122,8 @@ def write(turns: list[chats.Turn], words: Words, rng: random.Random, share: floa
 def batches(words: Words, rng: random.Random, stage: Stage) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Batches without end, each of about as many positions, of conversations about as long as one another."""
     while True:
-        drawn = [chats.chat(rng, rng.choice(stage.lengths), longest=stage.longest) for _ in range(POOL)]
-        rows = [write(turns, words, rng, stage.stretched) for turns in drawn]
+        drawn = [chats.chat(rng, rng.choice(stage.lengths), stage.longest, stage.naming) for _ in range(POOL)]
+        rows = [write(turns, words, rng, stage.frames) for turns in drawn]
         rows.sort(key=lambda row: len(row.ids))
         made: list[list[Row]] = [[]]
         for row in rows:
@@ -154,15 +170,16 @@ def rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARM_UP, (steps - step) / (COOL_DOWN * steps))
 
 
-def train(model: Any, words: Words, steps: int) -> None:
-    """Stage by stage; prints the loss."""
-    rng = random.Random(SEED)
-    both = optimizers(model)
+def train(model: Any, words: Words, number: int) -> None:
+    """One pass of the training, from fresh optimizers; prints the loss."""
+    torch.manual_seed(SEED + number)
+    rng = random.Random(SEED + number)
+    both, steps = optimizers(model), sum(stage.steps for stage in PASSES[number])
     shapes = [torch.optim.lr_scheduler.LambdaLR(one, lambda step: rate(step, steps)) for one in both]
     recent: list[float] = []
     step = 0
-    for stage in STAGES:
-        for ids, labels, heard in batches(words, rng, stage):
+    for stage in PASSES[number]:
+        for ids, labels, heard in islice(batches(words, rng, stage), stage.steps):
             loss = step_loss(model, words, ids, labels, heard)
             model.zero_grad(set_to_none=True)
             loss.backward()
@@ -173,10 +190,8 @@ def train(model: Any, words: Words, steps: int) -> None:
             recent.append(loss.item())
             if step % 100 == 0:
                 mean, spent = sum(recent) / len(recent), time.process_time()
-                print(f"step {step}: loss {mean:.4f}, {spent:.0f} s of processor time", flush=True)
+                print(f"pass {number}, step {step}: loss {mean:.4f}, {spent:.0f} s", flush=True)
                 recent.clear()
-            if step >= stage.until * steps:
-                break
 
 
 def step_loss(model: Any, words: Words, ids: Tensor, labels: Tensor, heard: Tensor) -> Tensor:
@@ -252,38 +267,52 @@ def evaluate(
     return {kind: (right[kind], asked[kind]) for kind in asked}
 
 
-def main(folder: str, steps: int = STEPS) -> None:
-    """Train, test and save."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+def fresh() -> LanguageModel:
+    """The model before training."""
+    files = tokenizer_files()
+    words = Words(files).ids
+    ends = {"bos_token_id": None, "eos_token_id": words["<|end|>"], "pad_token_id": words["<pad>"]}
+    backbone = BackboneConfig("llama", {"vocab_size": len(words), **SETTINGS, **ends})
+    return LanguageModel.build(
+        LanguageModelConfig(backbone, prompt_format="digits", audio_token=AUDIO), files
+    )
 
+
+def measured(model: Any, words: Words) -> dict[str, Any]:
+    """Exact answers by kind, with the strings as words and as frames."""
+    found: dict[str, Any] = {}
+    for name, stretched in (("text", False), ("frames", True)):
+        counts = evaluate(model, words, 100, stretched)
+        right, asked = (sum(column) for column in zip(*counts.values()))
+        found[name] = {kind: [*pair] for kind, pair in counts.items()}
+        found[f"{name}_exact_percent"] = round(100 * right / asked, 2)
+        print(f"{name}: {right} of {asked} answers exact")
+    return found
+
+
+def main(folder: str, start: str | None = None) -> None:
+    """Train, test and save; `start` holds the weights after the first pass."""
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
-    files = tokenizer_files()
-    words = Words(files)
-    end, pad = words.ids["<|end|>"], words.ids["<pad>"]
-    special = {"bos_token_id": None, "eos_token_id": end, "pad_token_id": pad}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(words.ids), **SETTINGS, **special))
-    print(
-        f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters, {len(words.ids)} words"
-    )
-    train(model, words, steps)
-    model.eval()
+    model = fresh()
+    words, causal = Words(model.assets()), model.llm.causal
+    print(f"{model.num_parameters():,} parameters, {len(words.ids)} words")
+    done = 0
+    if start is not None:
+        causal.load_state_dict(torch.load(start, weights_only=True))
+        done = 1
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(out)
-    for name, content in files.items():
-        (out / name).write_bytes(content)
-    results = {"steps": steps, "processor_seconds": round(time.process_time())}
-    for name, stretched in (("text", False), ("stretched", True)):
-        counts = evaluate(model, words, 100, stretched)
-        results[name] = {kind: [*pair] for kind, pair in counts.items()}
-        right, asked = (sum(column) for column in zip(*counts.values()))
-        results[f"{name}_exact_percent"] = round(100 * right / asked, 2)
-        print(f"{name}: {right} of {asked} answers exact")
+    for number in range(done, len(PASSES)):
+        train(causal, words, number)
+        torch.save(causal.state_dict(), out / f"pass-{number}.pt")
+    model.eval().to(torch.float16).float()  # what is measured is what is stored
+    results = {"processor_seconds": round(time.process_time()), **measured(causal, words)}
+    model.save_pretrained(out, card=CARD.read_text(encoding="utf-8"), dtype=torch.float16)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
+    if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
-    main(sys.argv[1], *map(int, sys.argv[2:3]))
+    main(*sys.argv[1:])
