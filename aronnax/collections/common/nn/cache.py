@@ -15,7 +15,7 @@ from torch import Tensor
 from aronnax.core.errors import OptionError
 
 
-def _move(tensors: Sequence[Tensor], rows: Sequence[int], length: int | None) -> None:
+def move_rows(tensors: Sequence[Tensor], rows: Sequence[int], length: int | None) -> None:
     """Put row rows[i] of each tensor into place i, copying only what moves, up to `length` of dimension 1."""
     places = [place for place, row in enumerate(rows) if place != row]
     if not places or not tensors:
@@ -38,7 +38,7 @@ class CrossMemory:
 
     def select(self, groups: Sequence[int]) -> None:
         """Keep these groups, in this order, in the first places."""
-        _move([*self.keys, *self.values, *([] if self.bias is None else [self.bias])], groups, None)
+        move_rows([*self.keys, *self.values, *([] if self.bias is None else [self.bias])], groups, None)
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,20 @@ class KeyValueCache:
     def room(self) -> int:
         """Most rows."""
         return self.keys[0].shape[0]
+
+    def blank(self, rows: int, capacity: int, frames: int) -> KeyValueCache:
+        """An empty cache of these sizes for the same layers, with a memory of `frames` if there are any."""
+        like = self.keys[0]
+        heads, width = like.shape[2:]
+        other = KeyValueCache(len(self.keys), rows, capacity, heads, width, like, self.beam)
+        if frames:
+            shape = (rows // self.beam, heads, frames, width)
+            other.memory = CrossMemory(
+                [like.new_zeros(shape) for _ in self.keys],
+                [like.new_zeros(shape) for _ in self.keys],
+                like.new_zeros((shape[0], 1, 1, frames)),
+            )
+        return other
 
     def fill(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Write the first positions of every row: [B, U, H, K]."""
@@ -137,8 +151,8 @@ class KeyValueCache:
     @torch.inference_mode()
     def reorder(self, rows: Sequence[int]) -> None:
         """Row rows[i] becomes row i; every row stays within its group, because groups share the memory."""
-        _move([*self.keys, *self.values], rows, self.longest)
-        _move([self.lengths], rows, None)
+        move_rows([*self.keys, *self.values], rows, self.longest)
+        move_rows([self.lengths], rows, None)
         self._moves += 1
 
     def snapshot(self) -> Mark:
@@ -155,7 +169,8 @@ class KeyValueCache:
             raise OptionError(
                 "the cache's rows were moved since the snapshot: roll back before selecting rows"
             )
-        self.lengths.copy_(mark.lengths)
+        # Since the mark the rows may have been settled into a larger cache.
+        self.lengths[: len(mark.lengths)].copy_(mark.lengths)
         self.longest = mark.longest
 
     @torch.inference_mode()

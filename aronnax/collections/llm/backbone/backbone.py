@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from aronnax.collections.common.nn.derived import Derived
-from aronnax.collections.llm.backbone import adapters, loading
+from aronnax.collections.llm.backbone import adapters, llama_step, loading, nemotron_h
 from aronnax.collections.llm.backbone.adapters import Adapter
 from aronnax.collections.llm.backbone.bound import BoundDecoder
 from aronnax.collections.llm.backbone.config import BackboneConfig
 from aronnax.collections.llm.backbone.hf_step import HfSteps, head_of
+from aronnax.collections.llm.backbone.llama_step import LlamaSteps
+from aronnax.collections.llm.backbone.nemotron_h import NemotronHSteps
 from aronnax.collections.llm.backbone.padding import check_lengths, positions_of, to_left, to_right
 from aronnax.collections.llm.backbone.steps import Steps
 from aronnax.core.errors import OptionError
@@ -38,6 +40,8 @@ class Backbone(nn.Module):
         self._own(config, config.build())
 
     def _own(self, config: BackboneConfig, causal: nn.Module) -> None:
+        if config.architecture == "nemotron_h":
+            nemotron_h.prepare(causal)
         self.config = config
         self.causal = causal
         """The module of transformers, with its own parameter names."""
@@ -156,9 +160,9 @@ class Backbone(nn.Module):
         hidden: Tensor = base(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         return to_left(hidden, cast(Tensor, lengths)) if turn else hidden
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, *, adapter: Adapter = None) -> Tensor:
         """Hidden states [..., D] -> [..., V]."""
-        return head_of(self.causal)(hidden)
+        return head_of(adapters.choose(self.causal, adapter))(hidden)
 
     def prefill(
         self,
@@ -176,7 +180,6 @@ class Backbone(nn.Module):
         """
         decoder = self.bind(embeddings, lengths, left_padded=left_padded, chunk=chunk, adapter=adapter)
         scores, cache = decoder.prefill(embeddings[..., 0], decoder.lengths, capacity=capacity)
-        cache.steps = decoder.steps
         return scores, cache
 
     def step(self, embeddings: Tensor, cache: Any) -> Tensor:
@@ -209,6 +212,10 @@ class Backbone(nn.Module):
 
     def _make(self, adapter: Adapter) -> Steps:
         causal = adapters.choose(self.causal, adapter)
+        if llama_step.supports(causal):
+            return LlamaSteps(causal)
+        if nemotron_h.supports(causal):
+            return NemotronHSteps(causal)
         return HfSteps(causal, self._base(causal), head_of(causal))
 
     @staticmethod

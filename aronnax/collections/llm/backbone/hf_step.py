@@ -44,7 +44,9 @@ class HfMark:
 class HfCache:
     """A cache of transformers; rows are padded on the left, so that all of them write the same column."""
 
-    def __init__(self, states: Any, mask: Tensor, lengths: Tensor) -> None:
+    def __init__(self, steps: HfSteps, states: Any, mask: Tensor, lengths: Tensor) -> None:
+        self.steps = steps
+        """What made this cache and goes on with it."""
         self.states = states
         self.mask = mask
         """True where a position is none of padding [B, positions so far]."""
@@ -142,7 +144,7 @@ class HfSteps(Steps):
             hidden = self._forward(
                 embeddings[:, start:stop], mask[:, :stop], positions[:, start:stop], states
             )
-        return self.logits(hidden[:, -1]), HfCache(states, mask, lengths.clone())
+        return self.logits(hidden[:, -1]), HfCache(self, states, mask, lengths.clone())
 
     @torch.inference_mode()
     def step(self, embeddings: Tensor, cache: HfCache) -> Tensor:

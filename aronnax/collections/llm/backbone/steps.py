@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from aronnax.collections.common.nn.generation.graphs import StepPool, StepRunner
+from aronnax.collections.common.nn.masks import any_padding
+from aronnax.collections.llm.backbone.cache import StepCache
 
 
 class Steps(ABC):
     """Prefill and step of one model with one choice of adapters; holds no state of a call."""
-
-    fixed = False
-    """Whether `run` is made for buffers of fixed sizes, and so for CUDA graphs."""
 
     @abstractmethod
     def prefill(
@@ -37,7 +36,6 @@ class Steps(ABC):
 class FixedSteps(Steps):
     """Steps whose `run` asks only tensors where a row stands, so that a CUDA graph can replay it."""
 
-    fixed = True
     longest: int
     """Most positions the model was made for."""
 
@@ -45,16 +43,49 @@ class FixedSteps(Steps):
         self.pool = StepPool()
 
     @abstractmethod
-    def run(self, embeddings: Tensor, cache: Any, rows: int, window: int) -> Tensor:
+    def cache(self, rows: int, capacity: int, beam: int = 1) -> StepCache:
+        """An empty cache."""
+
+    @abstractmethod
+    def chunk(self, embeddings: Tensor, lengths: Tensor, cache: StepCache, start: int) -> Tensor:
+        """Hidden states [B, U, D] of positions from `start` on, of rows that end at `lengths` [B]."""
+
+    @abstractmethod
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., D] before the last norm -> [..., V]."""
+
+    @abstractmethod
+    def run(self, embeddings: Tensor, cache: StepCache, rows: int, window: int) -> Tensor:
         """One step of the first `rows` rows, looking back at `window` positions at most: scores [B, V]."""
 
     @torch.inference_mode()
-    def step(self, embeddings: Tensor, cache: Any) -> Tensor:
+    def prefill(
+        self, embeddings: Tensor, lengths: Tensor, capacity: int, chunk: int | None
+    ) -> tuple[Tensor, StepCache]:
+        """Scores [B, V] after prompts [B, U, D] padded on the right, and their cache of `capacity` positions."""
+        rows, longest, width = embeddings.shape
+        cache = self.cache(rows, max(capacity, longest))
+        last = embeddings.new_zeros((rows, width))
+        with torch.autocast(embeddings.device.type, enabled=False):
+            for start in range(0, longest, chunk or longest):
+                part = embeddings[:, start : start + (chunk or longest)]
+                hidden = self.chunk(part, lengths, cache, start)
+                ends = (lengths - 1 - start)[:, None]
+                inside = (ends >= 0) & (ends < part.shape[1])
+                place = ends.clamp(0, part.shape[1] - 1)[:, :, None].expand(-1, 1, width)
+                last = torch.where(inside, hidden.gather(1, place)[:, 0], last)
+            cache.lengths.copy_(lengths)
+            cache.longest = longest
+            cache.even = not any_padding(lengths, longest)
+            return self.scores(last), cache
+
+    @torch.inference_mode()
+    def step(self, embeddings: Tensor, cache: StepCache) -> Tensor:
         """Scores [B, V] after one more position [B, D] of each row in use."""
         scores = self.run(embeddings, cache, cache.rows, min(cache.longest + 1, cache.capacity))
         cache.longest = min(cache.longest + 1, cache.capacity)
         return scores
 
-    def runner(self, cache: Any) -> StepRunner:
+    def runner(self, cache: StepCache) -> StepRunner:
         """Buffers of fixed sizes for one call; give them back to `pool`."""
         return self.pool.take(self.run, cache, self.longest)

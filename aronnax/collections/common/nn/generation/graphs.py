@@ -4,7 +4,7 @@ Sizes are powers of two: of rows, of positions looked at, of encoder frames. Eac
 own graph, captured when first met; all graphs of a runner share one pool of memory. On a device without CUDA graphs,
 or where a capture fails (said in the log and in `StepPool.refusal`), the very same function runs on the same buffers.
 
-Legend: `B` rows, `V` vocabulary.
+Legend: `B` rows, `D` width, `V` vocabulary.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from aronnax.collections.common.nn.cache import CrossMemory, KeyValueCache
+from aronnax.collections.common.nn.cache import KeyValueCache
 
 logger = logging.getLogger(__name__)
 
-Step = Callable[[Tensor, KeyValueCache, int, int], Tensor]
-"""(tokens [B], cache, rows, window) -> scores [B, V]."""
+Step = Callable[[Tensor, Any, int, int], Tensor]
+"""(tokens [B] or embeddings [B, D], cache, rows, window) -> scores [B, V]."""
 
 LEAST_WINDOW = 64
 LEAST_FRAMES = 128
@@ -40,20 +41,12 @@ class StepRunner:
     def __init__(
         self, step: Step, cache: KeyValueCache, rows: int, capacity: int, frames: int, pool: StepPool
     ):
-        layers, heads, width = len(cache.keys), cache.keys[0].shape[2], cache.keys[0].shape[3]
         self.size = (rows, capacity, frames, cache.beam)
         self.run = step
         self.pool = pool
-        like = cache.keys[0]
-        self.cache = KeyValueCache(layers, rows, capacity, heads, width, like, cache.beam)
-        if frames:
-            shape = (rows // cache.beam, heads, frames, width)
-            self.cache.memory = CrossMemory(
-                [like.new_zeros(shape) for _ in range(layers)],
-                [like.new_zeros(shape) for _ in range(layers)],
-                like.new_zeros((shape[0], 1, 1, frames)),
-            )
-        self.tokens = torch.zeros(rows, dtype=torch.int64, device=like.device)
+        self.cache = cache.blank(rows, capacity, frames)
+        self.inputs: Tensor | None = None
+        """What the step is given, made when first seen: tokens or embeddings of all rows."""
         self.graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self.adopted: KeyValueCache | None = None
 
@@ -67,44 +60,47 @@ class StepRunner:
             frames = power_of_two(cache.memory.keys[0].shape[2], LEAST_FRAMES)
         return groups * cache.beam, capacity, frames, cache.beam
 
-    def step(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
-        """Scores [B, V] after tokens [B]; the first call moves the cache into the static buffers."""
+    def step(self, inputs: Tensor, cache: KeyValueCache) -> Tensor:
+        """Scores [B, V] after tokens [B] or embeddings [B, D]; the first call moves the cache into the buffers."""
         if self.adopted is not cache:
             cache.settle(self.cache)
             self.adopted = cache
         rows = power_of_two(cache.rows // cache.beam) * cache.beam
         window = min(cache.capacity, power_of_two(cache.longest + 1, LEAST_WINDOW))
-        self.tokens[: cache.rows].copy_(tokens)
-        graph = self._graph(rows, window) if tokens.is_cuda else None
+        if self.inputs is None:
+            self.inputs = inputs.new_zeros((self.size[0], *inputs.shape[1:]))
+        self.inputs[: cache.rows].copy_(inputs)
+        graph = self._graph(self.inputs[:rows], window) if inputs.is_cuda else None
         if graph is None:
-            return self.run(self.tokens[:rows], self.cache, rows, window)[: cache.rows]
+            return self.run(self.inputs[:rows], self.cache, rows, window)[: cache.rows]
         graph[0].replay()
         return graph[1][: cache.rows].clone()
 
-    def _graph(self, rows: int, window: int) -> tuple[torch.cuda.CUDAGraph, Tensor] | None:
+    def _graph(self, inputs: Tensor, window: int) -> tuple[torch.cuda.CUDAGraph, Tensor] | None:
+        rows = len(inputs)
         found = self.graphs.get((rows, window))
         if found is not None or self.pool.refusal is not None:
             return found
-        lengths = self.cache.lengths.clone()
+        mark = self.cache.snapshot()
         try:
-            found = self.graphs[rows, window] = self._capture(rows, window)
+            found = self.graphs[rows, window] = self._capture(inputs, window)
         except RuntimeError as error:
             self.pool.refuse(str(error).splitlines()[0])
-        # The trial run moved the rows on; what it wrote is overwritten by the step itself.
-        self.cache.lengths.copy_(lengths)
+        # The trial run moved the rows on.
+        self.cache.rollback(mark)
         return found
 
-    def _capture(self, rows: int, window: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        device = self.tokens.device
+    def _capture(self, inputs: Tensor, window: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        device, rows = inputs.device, len(inputs)
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
-            self.run(self.tokens[:rows], self.cache, rows, window)
+            self.run(inputs, self.cache, rows, window)
         torch.cuda.current_stream(device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         shared = next(iter(self.graphs.values()))[0].pool() if self.graphs else None
         with torch.cuda.graph(graph, pool=shared, stream=stream, capture_error_mode="thread_local"):
-            scores = self.run(self.tokens[:rows], self.cache, rows, window)
+            scores = self.run(inputs, self.cache, rows, window)
         return graph, scores
 
 
@@ -122,7 +118,7 @@ class StepPool:
         size = StepRunner.sizes(cache, limit)
         with self._lock:
             for runner in self._idle:
-                if runner.size == size and runner.tokens.device == cache.lengths.device:
+                if runner.size == size and runner.cache.lengths.device == cache.lengths.device:
                     self._idle.remove(runner)
                     return runner
         rows, capacity, frames, _ = size

@@ -1,0 +1,162 @@
+"""Fast decoding of Llama and its like: one attention and one gated feed-forward a layer, RMS norms, rotary positions.
+
+Only the arithmetic is here; the weights are those of transformers' modules, with LoRA layers of peft among them.
+
+Legend: `B` rows, `U` positions, `D` width, `H` heads of queries, `G` heads of keys and values, `K` width of a head,
+`C` capacity, `V` vocabulary. A leading `...` is `B` in a step and `B, U` in a chunk of prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from aronnax.collections.llm.backbone.attention import Back, Over
+from aronnax.collections.llm.backbone.cache import CacheShape, StepCache
+from aronnax.collections.llm.backbone.products import MOST_COPIED, Product, part_of
+from aronnax.collections.llm.backbone.steps import FixedSteps
+
+FAMILY = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+"""Architectures whose layers are these."""
+_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj")
+_GATED = ("gate_proj", "up_proj", "down_proj")
+# Frequencies that change with the length of the text are left to transformers.
+_STEADY = ("default", "linear", "llama3", "yarn")
+
+
+@dataclass(frozen=True)
+class _Layer:
+    attention_norm: Tensor
+    qkv: Product
+    heads_norm: Tensor | None
+    """Weights [H + G, K] of the norms of queries and keys."""
+    out: Product
+    feed_norm: Tensor
+    gate_up: Product
+    down: Product
+    rotary: bool
+    span: int | None
+    """Positions seen, the own one among them; None for all."""
+
+
+def supports(causal: Any) -> bool:
+    """Whether the model's layers, as they are now, are those computed here."""
+    config = causal.config
+    if config.model_type not in FAMILY or getattr(causal.model.rotary_emb, "rope_type", None) not in _STEADY:
+        return False
+    if causal.model.rotary_emb.inv_freq.numel() * 2 != causal.model.layers[0].self_attn.head_dim:
+        return False
+    linears = [getattr(layer.self_attn, name) for layer in causal.model.layers for name in _LINEAR]
+    linears += [getattr(layer.mlp, name) for layer in causal.model.layers for name in _GATED]
+    return all(part_of(one) is not None for one in [*linears, causal.lm_head])
+
+
+class LlamaSteps(FixedSteps):
+    """Prefill and step of a model of the Llama family."""
+
+    def __init__(self, causal: Any) -> None:
+        super().__init__()
+        model, config = causal.model, causal.config
+        attention = model.layers[0].self_attn
+        self.longest = config.max_position_embeddings
+        self.heads = config.num_attention_heads
+        self.shared = config.num_key_value_heads
+        self.head_width = attention.head_dim
+        self.scale = attention.scaling
+        self.eps = config.rms_norm_eps
+        self.act: Callable[[Tensor], Tensor] = F.silu
+        if config.hidden_act not in ("silu", "swish"):
+            self.act = model.layers[0].mlp.act_fn
+        copied = sum(one.numel() * one.element_size() for one in causal.parameters()) <= MOST_COPIED
+        self.layers = [
+            _layer(layer, _span(config, number), self.heads, self.shared, copied)
+            for number, layer in enumerate(model.layers)
+        ]
+        self.norm = model.norm.weight
+        self.head = _product([causal.lm_head], copied)
+        self.frequencies = model.rotary_emb.inv_freq
+        self.strength = model.rotary_emb.attention_scaling
+        self.shape = CacheShape(len(self.layers), self.shared, self.head_width, self.norm)
+
+    def cache(self, rows: int, capacity: int, beam: int = 1) -> StepCache:
+        """An empty cache."""
+        return StepCache(self, self.shape, rows, capacity, self._tables(capacity), beam)
+
+    def _tables(self, capacity: int) -> Tensor:
+        """Cosines, and sines with the signs of a rotation of halves: [2, C, K]."""
+        angles = torch.arange(capacity, device=self.frequencies.device)[:, None] * self.frequencies.float()
+        cos, sin = angles.cos() * self.strength, angles.sin() * self.strength
+        return torch.stack([torch.cat([cos, cos], 1), torch.cat([-sin, sin], 1)]).to(self.norm.dtype)
+
+    @torch.inference_mode()
+    def run(self, embeddings: Tensor, cache: StepCache, rows: int, window: int) -> Tensor:
+        """One step of the first `rows` rows, looking back at `window` positions at most: scores [B, V]."""
+        back = Back(cache, rows, window, (layer.span for layer in self.layers))
+        with torch.autocast(embeddings.device.type, enabled=False):
+            hidden = self._through(embeddings, back, cache)
+            cache.advance(rows)
+            return self.scores(hidden)
+
+    def chunk(self, embeddings: Tensor, lengths: Tensor, cache: StepCache, start: int) -> Tensor:
+        """Hidden states [B, U, D] of positions from `start` on."""
+        return self._through(embeddings, Over(cache, start, start + embeddings.shape[1]), cache)
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """[..., D] -> [..., V]."""
+        return self.head(F.rms_norm(hidden, self.norm.shape, self.norm, self.eps))
+
+    def _through(self, x: Tensor, attend: Back | Over, cache: StepCache) -> Tensor:
+        """[..., D] through all layers."""
+        assert cache.tables is not None
+        cos, sin = attend.at_positions(cache.tables[0]), attend.at_positions(cache.tables[1])
+        turned, width, eps = self.heads + self.shared, x.shape[-1:], self.eps
+        for number, layer in enumerate(self.layers):
+            every = layer.qkv(F.rms_norm(x, width, layer.attention_norm, eps)).unflatten(
+                -1, (-1, self.head_width)
+            )
+            heads = every[..., :turned, :]
+            if layer.heads_norm is not None:
+                heads = F.rms_norm(heads, heads.shape[-1:], None, eps) * layer.heads_norm
+            if layer.rotary:
+                heads = torch.addcmul(heads * cos, heads.roll(self.head_width // 2, -1), sin)
+            query, key = heads[..., : self.heads, :], heads[..., self.heads :, :]
+            x = x + layer.out(attend(number, query, key, every[..., turned:, :], layer.span, self.scale))
+            gate, up = layer.gate_up(F.rms_norm(x, width, layer.feed_norm, eps)).chunk(2, dim=-1)
+            x = x + layer.down(self.act(gate) * up)
+        return x
+
+
+def _product(layers: list[Any], copied: bool) -> Product:
+    parts = [part for part in map(part_of, layers) if part is not None]
+    return Product(parts, copied)
+
+
+def _layer(layer: Any, span: int | None, heads: int, shared: int, copied: bool) -> _Layer:
+    attention, feed = layer.self_attn, layer.mlp
+    heads_norm = None
+    if hasattr(attention, "q_norm"):
+        norms = attention.q_norm.weight.expand(heads, -1), attention.k_norm.weight.expand(shared, -1)
+        heads_norm = torch.cat(norms)
+    return _Layer(
+        layer.input_layernorm.weight,
+        _product([attention.q_proj, attention.k_proj, attention.v_proj], copied),
+        heads_norm,
+        _product([attention.o_proj], copied),
+        layer.post_attention_layernorm.weight,
+        _product([feed.gate_proj, feed.up_proj], copied),
+        _product([feed.down_proj], copied),
+        bool(getattr(attention, "use_rope", True)),
+        span,
+    )
+
+
+def _span(config: Any, number: int) -> int | None:
+    """How far a layer looks back."""
+    kinds = getattr(config, "layer_types", None)
+    slides = config.model_type == "mistral" if kinds is None else kinds[number] == "sliding_attention"
+    return getattr(config, "sliding_window", None) if slides else None

@@ -1,0 +1,282 @@
+"""Fast decoding of NemotronH: layers of Mamba-2, attention without positions, mixed experts and feed-forward.
+
+The step and what surrounds the scan of a prompt are written here; the scan itself is transformers', which takes
+faster kernels where they are installed. Time steps are kept inside the configuration's `time_step_limit`, everywhere.
+
+Legend: `B` rows, `U` positions, `D` width, `H` heads of Mamba, `P` width of such a head, `G` groups, `N` numbers of
+state, `Q` kernel of the convolution and `M` its channels, `E` experts, `V` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aronnax.collections.llm.backbone.attention import Back, Over
+from aronnax.collections.llm.backbone.cache import CacheShape, StepCache
+from aronnax.collections.llm.backbone.products import MOST_COPIED, Product, part_of
+from aronnax.collections.llm.backbone.steps import FixedSteps
+
+Mix = Callable[[Tensor], Tensor]
+
+
+def prepare(causal: Any) -> None:
+    """Let the layers of transformers keep the limits of the configuration.
+
+    They would keep time steps of a whole text above `time_step_min`, and those of single positions not, so that a
+    text decoded would not be the text scored; the published models were trained without.
+    """
+    low, high = causal.config.time_step_limit
+    for layer in causal.model.layers:
+        if layer.block_type == "linear_attention":
+            layer.mixer.time_step_limit = (float(low), float(high))
+
+
+def supports(causal: Any) -> bool:
+    """Whether the model's layers, as they are now, are those computed here."""
+    return bool(causal.config.model_type == "nemotron_h") and causal.config.mamba_hidden_act == "silu"
+
+
+def _product(layers: list[Any], copied: bool) -> Mix:
+    """Linear layers with one input as one product; by their own forward passes if they are something else."""
+    parts = [part_of(layer) for layer in layers]
+    known = [part for part in parts if part is not None]
+    if len(known) == len(parts):
+        return Product(known, copied)
+    return lambda x: torch.cat([layer(x) for layer in layers], dim=-1)
+
+
+def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(x.float(), x.shape[-1:], weight.float(), eps).to(x.dtype)
+
+
+class _Mamba:
+    """A Mamba-2 layer; of a row it keeps the last Q - 1 inputs of its convolution, and the state [H, P, N]."""
+
+    def __init__(self, mixer: Any, place: int, copied: bool) -> None:
+        self.place = place
+        """Where its two states stand in a cache."""
+        self.enter = _product([mixer.in_proj], copied)
+        self.leave = _product([mixer.out_proj], copied)
+        self.inner = mixer.intermediate_size
+        self.channels = mixer.conv_dim
+        self.heads = mixer.num_heads
+        self.groups = mixer.n_groups
+        self.width = mixer.head_dim
+        self.numbers = mixer.ssm_state_size
+        self.chunk_size = mixer.chunk_size
+        self.limit = mixer.time_step_limit
+        self.kernel = mixer.conv1d.weight.squeeze(1)
+        self.kernel_bias = mixer.conv1d.bias
+        self.rates = -torch.exp(mixer.A_log.float())
+        self.skip = mixer.D
+        self.step_bias = mixer.dt_bias
+        self.gate_norm = mixer.norm.weight
+        self.eps = mixer.norm.variance_epsilon
+
+    def shapes(self, dtype: torch.dtype) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:
+        """What a row keeps; the state adds up over a whole text, so it is never of half precision."""
+        inputs = (self.channels, self.kernel.shape[1] - 1)
+        exact = torch.promote_types(dtype, torch.float32)
+        return (inputs, dtype), ((self.heads, self.width, self.numbers), exact)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gate, inputs, steps = self.enter(x).split([self.inner, self.channels, self.heads], dim=-1)
+        return gate, inputs, F.softplus(steps + self.step_bias).clamp(*self.limit)
+
+    def _parts(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[..., M] -> x [..., H, P], B and C [..., G, N]."""
+        share = self.groups * self.numbers
+        x, b, c = inputs.split([self.inner, share, share], dim=-1)
+        grouped = (self.groups, self.numbers)
+        return x.unflatten(-1, (self.heads, self.width)), b.unflatten(-1, grouped), c.unflatten(-1, grouped)
+
+    def _finish(self, y: Tensor, gate: Tensor, dtype: torch.dtype) -> Tensor:
+        """[..., H, P], gated and normalised in groups -> [..., D]."""
+        y = (y.flatten(-2).float() * F.silu(gate.float())).unflatten(-1, (self.groups, -1))
+        y = F.rms_norm(y, y.shape[-1:], None, self.eps).flatten(-2).to(dtype) * self.gate_norm
+        return self.leave(y.to(dtype))
+
+    def step(self, x: Tensor, cache: StepCache, rows: int) -> Tensor:
+        """One position [B, D] -> [B, D]; the states move on."""
+        before, state = (whole[:rows] for whole in cache.states[self.place : self.place + 2])
+        gate, inputs, steps = self._split(x)
+        seen = torch.cat([before, inputs[:, :, None]], dim=2)
+        before.copy_(seen[:, :, 1:])
+        inputs = (seen * self.kernel).sum(-1)
+        if self.kernel_bias is not None:
+            inputs = inputs + self.kernel_bias
+        x_heads, b, c = self._parts(F.silu(inputs))
+        steps = steps.to(state.dtype)
+        state.mul_(torch.exp(steps * self.rates)[:, :, None, None])
+        added = (steps[:, :, None] * x_heads).reshape(rows, self.groups, -1, 1)
+        grouped = state.view(rows, self.groups, -1, self.numbers)
+        grouped.addcmul_(added, b[:, :, None].to(state.dtype))
+        y = torch.matmul(grouped, c[..., None].to(state.dtype)).view(rows, self.heads, self.width)
+        y = y + x_heads * self.skip[:, None]
+        return self._finish(y, gate, x.dtype)
+
+    def chunk(self, x: Tensor, cache: StepCache, start: int, lengths: Tensor) -> Tensor:
+        """Positions from `start` on [B, U, D] -> [B, U, D]; what lies beyond a row's length changes no state."""
+        from transformers.models.nemotron_h.modeling_nemotron_h import mamba2_chunk_scan
+
+        rows, count = x.shape[:2]
+        before, state = (whole[:rows] for whole in cache.states[self.place : self.place + 2])
+        gate, inputs, steps = self._split(x)
+        inside = torch.arange(start, start + count, device=x.device) < lengths[:, None]
+        steps = steps * inside[:, :, None]
+        seen = torch.cat([before, inputs.transpose(1, 2)], dim=2)
+        kept = inside.sum(1)[:, None] + torch.arange(before.shape[2], device=x.device)
+        before.copy_(seen.gather(2, kept[:, None].expand_as(before)))
+        inputs = F.conv1d(seen, self.kernel[:, None], self.kernel_bias, groups=self.channels)
+        x_heads, b, c = self._parts(F.silu(inputs).transpose(1, 2))
+        y, after = mamba2_chunk_scan(
+            x_heads.contiguous(),
+            steps,
+            self.rates,
+            b.contiguous(),
+            c.contiguous(),
+            chunk_size=self.chunk_size,
+            D=self.skip,
+            initial_states=state,
+            return_final_states=True,
+        )
+        state.copy_(after)
+        return self._finish(y.view(rows, count, self.heads, self.width), gate, x.dtype)
+
+
+class _Experts:
+    """A mixture of experts with its router, shared expert and latent projections."""
+
+    def __init__(self, mixer: Any, copied: bool) -> None:
+        self.mixer = mixer
+        self.shared = _feed(mixer.shared_experts, copied)
+        self.experts = mixer.experts
+        # Experts with adapters are something else, which computes itself.
+        self.plain = isinstance(getattr(self.experts, "up_proj", None), nn.Parameter)
+
+    def chunk(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D], many positions."""
+        _, weights, chosen = self.mixer.gate(x)
+        latent = self.mixer.fc1_latent_proj(x.reshape(-1, x.shape[-1]))
+        mixed = self.mixer.fc2_latent_proj(self.experts(latent, chosen, weights))
+        return mixed.view_as(x) + self.shared(x)
+
+    def step(self, x: Tensor) -> Tensor:
+        """[B, D] -> [B, D], a few rows: on a CPU only the experts that are chosen are looked at, one by one."""
+        if x.is_cuda or not self.plain:
+            return self.chunk(x)
+        _, weights, chosen = self.mixer.gate(x)
+        latent = self.mixer.fc1_latent_proj(x)
+        mixed = torch.zeros_like(latent, dtype=weights.dtype)
+        wanted: dict[int, tuple[list[int], list[int]]] = {}
+        for row, experts in enumerate(chosen.tolist()):
+            for slot, expert in enumerate(experts):
+                found = wanted.setdefault(expert, ([], []))
+                found[0].append(row)
+                found[1].append(slot)
+        for expert, (rows, slots) in wanted.items():
+            alone = len(x) == 1
+            given = latent if alone else latent[rows]
+            inner = self.experts.act_fn(F.linear(given, self.experts.up_proj[expert]))
+            out = F.linear(inner, self.experts.down_proj[expert]) * weights[rows, slots, None]
+            if alone:
+                mixed += out
+            else:
+                mixed.index_add_(0, torch.tensor(rows), out.to(mixed.dtype))
+        return self.mixer.fc2_latent_proj(mixed.to(latent.dtype)) + self.shared(x)
+
+
+class _Attention:
+    """Attention without positions."""
+
+    def __init__(self, mixer: Any, number: int, copied: bool) -> None:
+        self.number = number
+        self.qkv = _product([mixer.q_proj, mixer.k_proj, mixer.v_proj], copied)
+        self.out = _product([mixer.o_proj], copied)
+        self.width = mixer.head_dim
+        self.shared = mixer.config.num_key_value_heads
+        self.heads = mixer.config.num_attention_heads
+        self.scale = mixer.scaling
+
+    def __call__(self, x: Tensor, attend: Back | Over) -> Tensor:
+        every = self.qkv(x).unflatten(-1, (-1, self.width))
+        query, key, value = every.split([self.heads, self.shared, self.shared], dim=-2)
+        return self.out(attend(self.number, query, key, value, None, self.scale))
+
+
+def _feed(mixer: Any, copied: bool) -> Mix:
+    up, down, act = _product([mixer.up_proj], copied), _product([mixer.down_proj], copied), mixer.act_fn
+    return lambda x: down(act(up(x)))
+
+
+class NemotronHSteps(FixedSteps):
+    """Prefill and step of NemotronH."""
+
+    def __init__(self, causal: Any) -> None:
+        super().__init__()
+        model, config = causal.model, causal.config
+        self.longest = config.max_position_embeddings
+        self.eps = config.layer_norm_epsilon
+        self.norm = model.norm_f.weight
+        copied = sum(one.numel() * one.element_size() for one in causal.parameters()) <= MOST_COPIED
+        self.head = _product([causal.lm_head], copied)
+        self.layers: list[tuple[Tensor, Any]] = []
+        mambas: list[_Mamba] = []
+        attentions = 0
+        for layer in model.layers:
+            made: Any
+            if layer.block_type == "linear_attention":
+                made = _Mamba(layer.mixer, 2 * len(mambas), copied)
+                mambas.append(made)
+            elif layer.block_type == "full_attention":
+                made, attentions = _Attention(layer.mixer, attentions, copied), attentions + 1
+            else:
+                experts = layer.block_type == "moe"
+                made = _Experts(layer.mixer, copied) if experts else _feed(layer.mixer, copied)
+            self.layers.append((layer.norm.weight, made))
+        states = tuple(shape for mamba in mambas for shape in mamba.shapes(self.norm.dtype))
+        self.shape = CacheShape(attentions, config.num_key_value_heads, config.head_dim, self.norm, states)
+
+    def cache(self, rows: int, capacity: int, beam: int = 1) -> StepCache:
+        """An empty cache."""
+        return StepCache(self, self.shape, rows, capacity, None, beam)
+
+    @torch.inference_mode()
+    def run(self, embeddings: Tensor, cache: StepCache, rows: int, window: int) -> Tensor:
+        """One step of the first `rows` rows, looking back at `window` positions at most: scores [B, V]."""
+        back, x = Back(cache, rows, window, (None,)), embeddings
+        with torch.autocast(x.device.type, enabled=False):
+            for weight, mix in self.layers:
+                inner = _norm(x, weight, self.eps)
+                if isinstance(mix, _Mamba):
+                    out = mix.step(inner, cache, rows)
+                elif isinstance(mix, _Attention):
+                    out = mix(inner, back)
+                else:
+                    out = mix.step(inner) if isinstance(mix, _Experts) else mix(inner)
+                x = x + out
+            cache.advance(rows)
+            return self.scores(x)
+
+    def chunk(self, embeddings: Tensor, lengths: Tensor, cache: StepCache, start: int) -> Tensor:
+        """Hidden states [B, U, D] of positions from `start` on, of rows that end at `lengths` [B]."""
+        over, x = Over(cache, start, start + embeddings.shape[1]), embeddings
+        for weight, mix in self.layers:
+            inner = _norm(x, weight, self.eps)
+            if isinstance(mix, _Mamba):
+                out = mix.chunk(inner, cache, start, lengths)
+            elif isinstance(mix, _Attention):
+                out = mix(inner, over)
+            else:
+                out = mix.chunk(inner) if isinstance(mix, _Experts) else mix(inner)
+            x = x + out
+        return x
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """[..., D] -> [..., V]."""
+        return self.head(_norm(hidden, self.norm, self.eps)).float()

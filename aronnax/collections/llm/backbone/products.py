@@ -1,0 +1,128 @@
+"""The linear layers of a model as its steps run them: side by side as one product where that pays, LoRA added.
+
+Legend: `D` width in, `E` width out, `r` rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aronnax.collections.common.nn.linear import ONEDNN, linear
+from aronnax.collections.llm.backbone.adapters import is_lora
+
+SMALL = 2**21
+"""Numbers in weights that are laid side by side on a CPU: beyond, reading them hides what a call costs."""
+LEAST = 2**16
+"""Numbers in a weight that a copy in oneDNN's order is worth."""
+FEW = range(2, 33)
+"""Numbers of rows that take this copy: one row only reads the weight, and many hide the order it is read in."""
+MOST_COPIED = 2**32
+"""Bytes of weights up to which a model's weights are copied at all."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A linear layer with what LoRA adds to it."""
+
+    weight: Tensor
+    """[E, D]."""
+    bias: Tensor | None
+    """[E]."""
+    low: tuple[tuple[Tensor, Tensor], ...]
+    """Of each active adapter, A [r, D] and B [E, r] with the adapter's scale in it."""
+
+
+def part_of(layer: Any) -> Part | None:
+    """A layer's tensors; None if it is none whose product is known here, such as DoRA."""
+    if type(layer) is nn.Linear:
+        return Part(layer.weight, layer.bias, ())
+    if not is_lora(layer) or type(layer.base_layer) is not nn.Linear:
+        return None
+    base, low = layer.base_layer, []
+    if not layer.disable_adapters and not layer.merged:
+        for name in layer.active_adapters:
+            if name not in layer.lora_A:
+                continue
+            a, b = layer.lora_A[name], layer.lora_B[name]
+            if name in layer.lora_variant or type(a) is not nn.Linear or b.bias is not None:
+                return None
+            if a.weight.dtype != base.weight.dtype:
+                return None
+            low.append((a.weight, b.weight * layer.scaling[name]))
+    return Part(base.weight, base.bias, tuple(low))
+
+
+class Product:
+    """One or several linear layers with one input; their outputs lie side by side."""
+
+    def __init__(self, parts: Sequence[Part], copy: bool) -> None:
+        """`copy` tells whether weights may be copied at all."""
+        self.parts = tuple(parts)
+        first = parts[0].weight
+        self.size = sum(part.weight.numel() for part in parts)
+        beside = len(parts) > 1 and copy and (first.is_cuda or self.size <= SMALL)
+        if beside:
+            self.parts = (_beside(self.parts),)
+        self._copies = copy and self.size >= LEAST and first.dtype == torch.float32 and ONEDNN
+        self._copies = self._copies and first.device.type == "cpu"
+        self._packed: Tensor | None = None
+        self._bias = _bias_beside(self.parts)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., E]."""
+        rows = x.numel() // x.shape[-1]
+        if self._copies and rows in FEW:
+            out = torch.ops.mkldnn._linear_pointwise(x, self._weight(), self._bias, "none", [], "")
+            if any(part.low for part in self.parts):
+                return torch.cat(
+                    [_add(part, x, y) for part, y in zip(self.parts, out.split(self._widths, dim=-1))], dim=-1
+                )
+            return out
+        # The BLAS library reads a weight for one row as fast as memory gives it.
+        product = F.linear if rows == 1 else linear
+        outs = [_add(part, x, product(x, part.weight, part.bias)) for part in self.parts]
+        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
+
+    @property
+    def _widths(self) -> list[int]:
+        return [len(part.weight) for part in self.parts]
+
+    def _weight(self) -> Tensor:
+        if self._packed is None:
+            weight = torch.cat([part.weight for part in self.parts])
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, 8)
+        return self._packed
+
+
+def _add(part: Part, x: Tensor, out: Tensor) -> Tensor:
+    """What the adapters add to the output of a part."""
+    for a, b in part.low:
+        out = out + F.linear(F.linear(x, a), b)
+    return out
+
+
+def _bias_beside(parts: Sequence[Part]) -> Tensor | None:
+    if all(part.bias is None for part in parts):
+        return None
+    return torch.cat(
+        [part.weight.new_zeros(len(part.weight)) if part.bias is None else part.bias for part in parts]
+    )
+
+
+def _beside(parts: Sequence[Part]) -> Part:
+    """The layers as one; their adapters stand on the diagonal."""
+    low: tuple[tuple[Tensor, Tensor], ...] = ()
+    if any(part.low for part in parts):
+        downs = [[a for a, _ in part.low] for part in parts]
+        ups = [torch.cat([b for _, b in part.low], dim=1) if part.low else None for part in parts]
+        blocks = [
+            part.weight.new_zeros((len(part.weight), 0)) if up is None else up for part, up in zip(parts, ups)
+        ]
+        low = ((torch.cat([a for down in downs for a in down]), torch.block_diag(*blocks)),)
+    return Part(torch.cat([part.weight for part in parts]), _bias_beside(parts), low)
