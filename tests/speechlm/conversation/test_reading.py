@@ -167,3 +167,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_lines_marked_to_skip_are_passed_over(write_lines: Write) -> None:
     path = write_lines({"messages": [USER, ANSWER], "_skipme": True}, {"messages": [USER, ANSWER]})
     assert only(path).line == 2
+
+
+def test_the_sample_of_the_examples_is_read() -> None:
+    sample = Path(__file__).parents[3] / "examples" / "speechlm" / "conversations.jsonl"
+    found = list(read_conversations(sample))
+    assert [sum(len(message.audios) for message in each.messages) for each in found] == [1, 2, 1, 0, 1]
