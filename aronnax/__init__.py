@@ -18,13 +18,17 @@ _LAZY = {
     "Transcript": "aronnax.collections.common.results",
     "Segment": "aronnax.collections.common.results",
     "Word": "aronnax.collections.common.results",
+    "Reply": "aronnax.collections.common.results.reply",
+    "Audio": "aronnax.collections.llm.chat.messages",
     "AronnaxError": "aronnax.core.errors",
 }
 
-__all__ = ["AronnaxError", "Segment", "Transcript", "Word", "__version__", "load"]
+__all__ = ["AronnaxError", "Audio", "Reply", "Segment", "Transcript", "Word", "__version__", "load"]
 
 if TYPE_CHECKING:
     from aronnax.collections.common.results import Segment, Transcript, Word
+    from aronnax.collections.common.results.reply import Reply
+    from aronnax.collections.llm.chat.messages import Audio
     from aronnax.core.errors import AronnaxError
     from aronnax.core.loading import load
 

@@ -60,9 +60,14 @@ class LanguageModelTask(Task):
         model.llm.gradient_checkpointing = config.gradient_checkpointing
 
     def losses(self, batch: TextBatch) -> dict[str, Tensor]:
-        """The cross-entropy a learned token as `loss`."""
+        """The cross-entropy a learned token of all processes' batches together, as `loss`."""
         total, count = self._loss(batch)
-        return {"loss": total / count.clamp(min=1)}
+        tokens = count.float()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # Gradients are averaged over processes, so each divides by the mean number of tokens.
+            torch.distributed.all_reduce(tokens)
+            tokens = tokens / torch.distributed.get_world_size()
+        return {"loss": total / tokens.clamp(min=1e-9)}
 
     def batch_size(self, batch: TextBatch) -> int:
         """The number of conversations."""
