@@ -47,20 +47,11 @@ def string(rng: random.Random, test: bool = False, longest: int = questions.LONG
             return digits
 
 
-def some_kind(rng: random.Random, naming: int = 1) -> str:
-    """A kind of question; those that name a digit `naming` times as often as others."""
-    kinds = questions.KINDS.values()
-    if naming == 1:
-        return rng.choice(list(questions.KINDS))
-    return rng.choices([one.name for one in kinds], [naming if one.names_digit else 1 for one in kinds])[0]
-
-
 def new_string(
     rng: random.Random,
     test: bool = False,
     kind: str | None = None,
     longest: int = questions.LONGEST,
-    naming: int = 1,
 ) -> Turn:
     """A question with its string."""
     digits = string(rng, test, longest)
@@ -68,7 +59,7 @@ def new_string(
         return listed(digits, rng)
     if kind is None and rng.random() < 0.03:
         return Turn("", tuple(digits), "", " ".join(digits), "bare")
-    kind = kind or some_kind(rng, naming)
+    kind = kind or rng.choice(list(questions.KINDS))
     question, right = questions.ask(digits, rng, kind)
     drawn = rng.random()
     if drawn < 0.4:
@@ -88,7 +79,7 @@ def listed(digits: list[str], rng: random.Random) -> Turn:
     return Turn(f"{questions.LISTED} {' '.join(words)} {question} :", tuple(digits), "", right, "listed")
 
 
-def chat(rng: random.Random, length: int, longest: int = questions.LONGEST, naming: int = 1) -> list[Turn]:
+def chat(rng: random.Random, length: int, longest: int = questions.LONGEST) -> list[Turn]:
     """Turns of one conversation, `length` words or a little more; a follow-up asks about the latest string."""
     turns: list[Turn] = []
     latest: tuple[str, ...] = ()
@@ -96,7 +87,7 @@ def chat(rng: random.Random, length: int, longest: int = questions.LONGEST, nami
     while words < length:
         drawn = rng.random()
         if drawn < 0.25 and latest:
-            question, right = questions.follow_up(latest, rng, some_kind(rng, naming))
+            question, right = questions.follow_up(latest, rng)
             turn = Turn(question, (), "", right, "follow_up")
         elif drawn < 0.4:
             name = rng.choice(list(questions.TEXT_TASKS))
@@ -108,7 +99,7 @@ def chat(rng: random.Random, length: int, longest: int = questions.LONGEST, nami
                 continue
             turn = Turn(question, (), "", right, "small_talk")
         else:
-            turn = new_string(rng, longest=longest, naming=naming)
+            turn = new_string(rng, longest=longest)
             latest = turn.digits
         turns.append(turn)
         words += len(turn.text.split()) + len(turn.answer.split()) + 4

@@ -8,7 +8,7 @@ language model, the speech models on top of it and their evaluations all ask wit
     >>> ask("seven three nine", random.Random(0), kind="french")[1]
     'sept trois neuf'
     >>> answer("after", ["seven", "three", "nine"], "seven")
-    'three'
+    'after seven comes three'
 """
 
 from __future__ import annotations
@@ -50,17 +50,22 @@ def _say(words: Sequence[str]) -> Callable[[list[int], int | None], str]:
 
 
 def _after(values: list[int], asked: int | None) -> str:
-    if asked not in values:
-        return f"there is no {DIGITS[asked or 0]}"
-    place = values.index(asked) + 1
-    return DIGITS[values[place]] if place < len(values) else "nothing"
+    place = values.index(asked) + 1 if asked in values else len(values)
+    return f"after {DIGITS[asked or 0]} comes {DIGITS[values[place]] if place < len(values) else 'nothing'}"
 
 
 def _before(values: list[int], asked: int | None) -> str:
-    if asked not in values:
-        return f"there is no {DIGITS[asked or 0]}"
-    place = values.index(asked) - 1
-    return DIGITS[values[place]] if place >= 0 else "nothing"
+    place = values.index(asked) - 1 if asked in values else -1
+    return f"before {DIGITS[asked or 0]} comes {DIGITS[values[place]] if place >= 0 else 'nothing'}"
+
+
+def _contains(values: list[int], asked: int | None) -> str:
+    return f"{DIGITS[asked or 0]} is {'there' if asked in values else 'not there'}"
+
+
+def _often(values: list[int], asked: int | None) -> str:
+    count = values.count(asked if asked is not None else -1)
+    return f"{DIGITS[asked or 0]} comes {number(count)} time{'' if count == 1 else 's'}"
 
 
 def _add(values: list[int], _: int | None) -> str:
@@ -163,12 +168,12 @@ _KINDS = (
             *("is there a #", "do you hear a #", "is # said", "is # there", "is the number # in it"),
             "does it contain a #",
         ),
-        lambda values, asked: "yes" if asked in values else "no",
+        _contains,
     ),
     Kind(
         "often",
         ("how often is there a #", "how often is # said", "how often do you hear #", "how often does # come"),
-        lambda values, asked: number(values.count(asked if asked is not None else -1)),
+        _often,
     ),
     Kind(
         "largest",
@@ -406,7 +411,11 @@ def vocabulary() -> list[str]:
     """Every word of questions, answers, tasks and small talk, in a fixed order."""
     texts = [" ".join(words) for words in (NUMBERS, GERMAN, FRENCH, SPANISH, COLOURS, ANIMALS, *OPPOSITES)]
     texts += [wording for kind in _KINDS for wording in kind.wordings]
-    texts += ["there is no nothing yes no none plus is and what is the opposite of", NO_DIGITS, ":"]
+    texts += [
+        "there is not nothing no none plus is and after before comes time times what is the opposite of",
+        NO_DIGITS,
+        ":",
+    ]
     texts += ["reverse sort the words name only animals colours how many what does a do", *CRIES.values()]
     texts += [word for pair in _SMALL_TALK.items() for word in pair]
     texts += [*HOMOPHONES.values(), LISTED]

@@ -1,11 +1,11 @@
-"""Train the small language model `digits-lm` on made conversations: about ten minutes on one core.
+"""Train the small language model `digits-lm` on made conversations: about ten minutes of one core.
 
-    python examples/speechlm/digits/train_lm.py OUT [OUT/pass-0.pt]
+    python examples/speechlm/digits/train_lm.py OUT
 
 OUT becomes a checkpoint that `aronnax.load` opens, OUT/results.json holds its exact answers by kind of question on
 digit strings that were never trained on.
 
-The model is made to be a host of speech later: in a third of the turns the digit words are stretched as an encoder's
+The model is made to be a host of speech later: in half of the turns the digit words are stretched as an encoder's
 frames are (repeated, with fillers between), their embeddings blended with the filler's and made noisy.
 """
 
@@ -65,20 +65,15 @@ class Stage:
     """Words of a chat, one of which is drawn."""
     frames: float
     """Share of the strings that are written as frames."""
-    naming: int = 1
-    """How many times as often a question names a digit, such as "what comes after seven"."""
 
 
-# Short strings first, then whole chats and frames; a second pass dwells on the kinds that are learned last.
-PASSES = (
-    (
-        Stage(256, 2, (1,), 0.0),
-        Stage(256, 4, (1,), 0.0),
-        Stage(448, 6, (1, 1, 1, 40), 0.0),
-        Stage(2240, 6, (1, 1, 1, 1, 40, 40, 120), 0.33),
-    ),
-    (Stage(2000, 6, (1, 1, 1, 1, 40, 40, 120), 0.4, naming=5),),
+STAGES = (
+    Stage(200, 2, (1,), 0.0),
+    Stage(200, 4, (1,), 0.0),
+    Stage(400, 6, (1, 1, 1, 40), 0.2),
+    Stage(2200, 6, (1, 1, 1, 1, 40, 40, 120), 0.5),
 )
+"""Short strings first, then whole chats, and frames."""
 
 
 class Words:
@@ -122,7 +117,7 @@ def write(turns: list[chats.Turn], words: Words, rng: random.Random, share: floa
 def batches(words: Words, rng: random.Random, stage: Stage) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Batches without end, each of about as many positions, of conversations about as long as one another."""
     while True:
-        drawn = [chats.chat(rng, rng.choice(stage.lengths), stage.longest, stage.naming) for _ in range(POOL)]
+        drawn = [chats.chat(rng, rng.choice(stage.lengths), stage.longest) for _ in range(POOL)]
         rows = [write(turns, words, rng, stage.frames) for turns in drawn]
         rows.sort(key=lambda row: len(row.ids))
         made: list[list[Row]] = [[]]
@@ -170,15 +165,14 @@ def rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARM_UP, (steps - step) / (COOL_DOWN * steps))
 
 
-def train(model: Any, words: Words, number: int) -> None:
-    """One pass of the training, from fresh optimizers; prints the loss."""
-    torch.manual_seed(SEED + number)
-    rng = random.Random(SEED + number)
-    both, steps = optimizers(model), sum(stage.steps for stage in PASSES[number])
+def train(model: Any, words: Words) -> None:
+    """Stage after stage; prints the loss."""
+    rng = random.Random(SEED)
+    both, steps = optimizers(model), sum(stage.steps for stage in STAGES)
     shapes = [torch.optim.lr_scheduler.LambdaLR(one, lambda step: rate(step, steps)) for one in both]
     recent: list[float] = []
     step = 0
-    for stage in PASSES[number]:
+    for stage in STAGES:
         for ids, labels, heard in islice(batches(words, rng, stage), stage.steps):
             loss = step_loss(model, words, ids, labels, heard)
             model.zero_grad(set_to_none=True)
@@ -190,7 +184,7 @@ def train(model: Any, words: Words, number: int) -> None:
             recent.append(loss.item())
             if step % 100 == 0:
                 mean, spent = sum(recent) / len(recent), time.process_time()
-                print(f"pass {number}, step {step}: loss {mean:.4f}, {spent:.0f} s", flush=True)
+                print(f"step {step}: loss {mean:.4f}, {spent:.0f} s", flush=True)
                 recent.clear()
 
 
@@ -290,29 +284,22 @@ def measured(model: Any, words: Words) -> dict[str, Any]:
     return found
 
 
-def main(folder: str, start: str | None = None) -> None:
-    """Train, test and save; `start` holds the weights after the first pass."""
+def main(folder: str) -> None:
+    """Train, test and save."""
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     model = fresh()
     words, causal = Words(model.assets()), model.llm.causal
     print(f"{model.num_parameters():,} parameters, {len(words.ids)} words")
-    done = 0
-    if start is not None:
-        causal.load_state_dict(torch.load(start, weights_only=True))
-        done = 1
-    out = Path(folder)
-    out.mkdir(parents=True, exist_ok=True)
-    for number in range(done, len(PASSES)):
-        train(causal, words, number)
-        torch.save(causal.state_dict(), out / f"pass-{number}.pt")
+    train(causal, words)
     model.eval().to(torch.float16).float()  # what is measured is what is stored
-    results = {"processor_seconds": round(time.process_time()), **measured(causal, words)}
-    model.save_pretrained(out, card=CARD.read_text(encoding="utf-8"), dtype=torch.float16)
-    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    spent = round(time.process_time())
+    model.save_pretrained(folder, card=CARD.read_text(encoding="utf-8"), dtype=torch.float16)
+    results = {"processor_seconds": spent, **measured(causal, words)}
+    Path(folder, "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
+    if len(sys.argv) != 2:
         sys.exit(__doc__)
-    main(*sys.argv[1:])
+    main(sys.argv[1])
