@@ -82,6 +82,8 @@ class SpeechLM(Model):
     """
 
     Config: ClassVar[type] = SpeechLMConfig
+    hears: ClassVar[bool] = True
+    """Whether messages may hold recordings."""
 
     def __init__(
         self, config: Any, tokenizer: ChatTokenizer | None = None, llm: Backbone | None = None
