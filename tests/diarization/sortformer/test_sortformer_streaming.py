@@ -126,6 +126,24 @@ def test_the_memory_of_a_stream_does_not_grow(model: SortformerModel, session: n
     assert max(sizes[3:]) <= max(sizes[:3]) + (340 + 40 + 1) * 8 * (16 + 160)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("latency", "minutes"), [(30.4, 40), (1.04, 8)])
+def test_the_process_needs_no_more_memory_however_long_it_listens(
+    model: SortformerModel, session: np.ndarray, latency: float, minutes: int
+) -> None:
+    status = Path("/proc/self/statm")
+    if not status.exists():
+        pytest.skip("the memory of the process is read from /proc")
+    stream, minute = model.stream(latency), np.tile(session, 2)[: 60 * 16000]
+    pages = []
+    for _ in range(minutes):
+        stream.push(minute)
+        pages.append(int(status.read_text().split()[1]))
+    # The first quarter fills the cache, and the libraries' own. At 1.04 s the states of all steps would be 18 MiB,
+    # at 30.4 s the samples 110.
+    assert (max(pages[-2:]) - pages[minutes // 4]) * 4096 < 8 * 2**20
+
+
 def test_the_latency_is_that_of_the_profile(model: SortformerModel, session: np.ndarray) -> None:
     for latency, profile in PROFILES.items():
         assert (profile.chunk + profile.right) * 0.08 == pytest.approx(latency, abs=0.081)
