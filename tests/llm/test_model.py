@@ -118,6 +118,11 @@ def test_an_option_that_cannot_be_is_named(model: LanguageModel, options: dict[s
         model.generate("Hi", **options)
 
 
+def test_a_model_in_training_mode_does_not_answer() -> None:
+    with pytest.raises(OptionError, match="in training mode"):
+        language_model().train().generate("Hi")
+
+
 def test_many_threads_may_ask_at_once(model: LanguageModel) -> None:
     wanted: list[Any] = [model.generate(question, max_new_tokens=8) for question in QUESTIONS]
     found: dict[int, Any] = {}

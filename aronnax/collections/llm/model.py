@@ -153,6 +153,7 @@ class LanguageModel(Model):
             beam=beam,
             n_best=n_best,
         )
+        self._check_mode()
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise OptionError(f"batch_size={batch_size!r} must be a whole number of at least 1")
         found, single = conversations_from(conversations)
@@ -188,7 +189,14 @@ class LanguageModel(Model):
             seed=seed,
             stop=stop,
         )
+        self._check_mode()
         return self._stream(self._prompt(messages_from(messages)), options, adapter)
+
+    def _check_mode(self) -> None:
+        if self.training:
+            raise OptionError(
+                "the model is in training mode, where dropout is active: call model.eval() first"
+            )
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation; OptionError for a recording, or where no room is left to answer."""
