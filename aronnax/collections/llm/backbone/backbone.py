@@ -72,10 +72,10 @@ class Backbone(nn.Module):
             if random
             else loading.read_model(folder, config, dtype)
         )
-        backbone._own(config, causal.eval())
+        backbone._own(config, causal)
         files = loading.read_tokenizer(folder)
         loading.check_vocabulary(files, backbone.embedding, str(folder))
-        return backbone, files
+        return backbone.eval(), files
 
     @property
     def embedding(self) -> nn.Module:

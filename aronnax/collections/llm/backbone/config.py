@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 _LEFT_OUT = ("model_type", "architectures", "auto_map", "transformers_version", "dtype", "torch_dtype")
 
 
+def _plain(value: Any) -> Any:
+    """`value` without the way transformers writes infinity into JSON."""
+    if isinstance(value, Mapping):
+        if set(value) == {"__float__"}:
+            return float(value["__float__"])
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
 @dataclass(frozen=True)
 class BackboneConfig:
     """A causal language model of transformers."""
@@ -32,7 +41,7 @@ class BackboneConfig:
         if not isinstance(architecture, str):
             raise ConfigError("config.json names no model_type: it is not a configuration of transformers")
         kept = {
-            name: value
+            name: _plain(value)
             for name, value in settings.items()
             if name not in _LEFT_OUT and not name.startswith("_")
         }
