@@ -1,7 +1,7 @@
 """SALM checkpoints of NeMo's speechlm2, such as nvidia/canary-qwen-2.5b: a config.json and safetensors.
 
-The language model's embeddings stand at the top level there, its low-rank layers lie inside, and its own
-configuration and tokenizer are either in the folder (`llm_backbone/`, tokenizer files) or where `pretrained_llm` says.
+The language model's embeddings stand at the top level there, its low-rank layers lie inside. Its own configuration
+and tokenizer are either in the folder (`llm_backbone/`, tokenizer files) or where `pretrained_llm` says.
 """
 
 from __future__ import annotations
