@@ -126,7 +126,9 @@ class ExamineConversations:
             return "without a transcript"
         ids = self.tokenizer.render(messages_of(cut), answer=True).ids
         tokens = len(ids) - ids.count(AUDIO)
-        cut.duration = sum(part.duration for part in heard(cut)) + tokens * self.token_seconds
+        seconds = sum(part.duration for part in heard(cut)) + tokens * self.token_seconds
+        # Sums of seconds must not pass an edge between buckets by the last bit of a number.
+        cut.duration = round(seconds, 6)
         for supervision in cut.supervisions:
             supervision.duration = cut.duration
         note_number(cut, tokens)
