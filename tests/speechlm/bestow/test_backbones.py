@@ -36,25 +36,25 @@ def test_cached_decoding_is_the_whole_pass(architecture):
         known.append(token)
 
 
-@pytest.mark.parametrize("architecture", ["smollm3", "nemotron_h"])
-def test_a_refused_end_leaves_no_trace(architecture, monkeypatch):
+@pytest.mark.parametrize("fixed", [None, True])
+@pytest.mark.parametrize("architecture", ["llama", "smollm3", "nemotron_h"])
+def test_a_refused_end_leaves_no_trace(architecture, fixed, monkeypatch):
     model = over(architecture)
-    plain = model.stream(WaitK(1, 4), max_new_tokens=8)
-    plain.push(HEARD[:640])
-    doubting = model.stream(WaitK(1, 4), max_new_tokens=8)
-    doubting.push(HEARD[:640])
+    model.llm.fixed = fixed
+    stream = model.stream(WaitK(1, 4), max_new_tokens=8)
+    assert len(stream.push(HEARD[:640])) == 2
     monkeypatch.setattr(model.text, "end_ids", tuple(range(24)))
-    assert doubting.push(HEARD[640:960]) == []
-    monkeypatch.undo()
-    # Both write their third token having heard four blocks.
-    doubting.push(HEARD[960:1280])
-    monkeypatch.setattr(model.text, "end_ids", tuple(range(24)))
-    assert plain.push(HEARD[640:960]) == []
-    monkeypatch.undo()
-    plain.push(HEARD[960:1280])
-    assert len(plain.state.tokens) == 3
-    assert plain.state.tokens == doubting.state.tokens
-    assert plain.state.log_probs == doubting.state.log_probs
+    assert stream.push(HEARD[640:960]) == []
+    monkeypatch.setattr(model.text, "end_ids", ())
+    # Caches made anew know nothing of what was asked and refused.
+    fresh = model.stream(WaitK(1, 4), max_new_tokens=8, state=stream.state)
+    for one in (stream, fresh):
+        one.push(HEARD[960:1600])
+    assert len(stream.state.tokens) == 4
+    assert stream.state.tokens == fresh.state.tokens
+    torch.testing.assert_close(
+        torch.tensor(stream.state.log_probs), torch.tensor(fresh.state.log_probs), atol=1e-5, rtol=0
+    )
 
 
 def test_buffers_of_fixed_sizes_change_nothing():
@@ -124,3 +124,21 @@ def _recording():
     from aronnax.collections.llm.chat.messages import Audio
 
     return Audio((HEARD.numpy(), 1000))
+
+
+@pytest.mark.parametrize("layered", [None, LayeredConfig(2, 0.0, 0.0, zero_start=False)])
+def test_rows_are_moved_and_dropped_with_what_they_heard(layered):
+    model = bestow(layered=layered)
+    rows = [spoken("say", ...), question("how many then"), spoken("then", ..., seconds=0.5, seed=3)]
+    ids = [model.text.render(row).ids for row in rows]
+    heard = [[signal(1.0)], [], [signal(0.5, 3)]]
+    decoder, lengths = model.decoder_for(ids, heard)
+    _, cache = decoder.prefill(lengths.new_zeros(3, int(lengths.max())), lengths, capacity=20)
+    cache.repeat(2)
+    decoder.step(torch.tensor([5, 6, 7, 8, 9, 10]), cache)
+    cache.reorder([1, 0, 2, 2, 5, 5])
+    cache.select([2, 0])
+    found = decoder.step(torch.tensor([11, 12, 13, 14]), cache)
+    said = [(2, [10, 11]), (2, [10, 12]), (0, [6, 13]), (0, [5, 14])]
+    wanted = torch.cat([scores(model, [*ids[row], *tokens], heard[row]) for row, tokens in said])
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)

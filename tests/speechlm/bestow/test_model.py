@@ -12,7 +12,7 @@ from aronnax.collections.speechlm.bestow.model import BESTOW, BESTOWConfig
 from aronnax.collections.speechlm.bestow.reader import ReaderConfig
 from aronnax.core.errors import ConfigError
 
-from .conftest import batch_of, bestow, question, scores, signal, spoken
+from .conftest import RATE, batch_of, bestow, question, scores, signal, spoken
 
 
 def test_text_alone_is_answered_by_the_language_model_alone(model):
@@ -187,6 +187,11 @@ def test_a_zero_start_is_the_language_model_at_step_nought():
             model.llm.embed(torch.tensor([words])), torch.tensor([len(words)]), capacity=40
         )
         assert torch.equal(scores(model, ids, [signal(1.0)]), alone)
+
+
+def test_it_transcribes_like_any_recogniser(model):
+    found = model.transcribe((signal(1.0).numpy(), RATE), max_new_tokens=6)
+    assert found.text == model.generate(spoken("say", ...), max_new_tokens=6).text
 
 
 def test_it_is_saved_and_loaded(model, tmp_path):

@@ -145,22 +145,6 @@ def test_an_end_before_the_end_of_speech_is_not_believed(monkeypatch):
     assert all(one.heard >= delay * FRAME / 1000 for one, delay in zip(log, WaitK(1, 4).delays(len(log), 36)))
 
 
-def test_a_refused_end_leaves_no_trace(monkeypatch):
-    model = bestow()
-    tokens = reply_of(model.stream(WaitK(2, 4), max_new_tokens=ROOM)).tokens
-    stream = model.stream(WaitK(2, 4), max_new_tokens=ROOM)
-    stream.push(HEARD[: 4 * 320])
-    before = stream.state
-    monkeypatch.setattr(model.text, "end_ids", tuple(range(24)))
-    assert stream.push(HEARD[4 * 320 : 5 * 320]) == []
-    after = stream.state
-    monkeypatch.undo()
-    for name in ("embeddings", "keys", "values"):
-        assert torch.equal(getattr(before, name), getattr(after, name))
-    assert after.tokens == before.tokens == tokens[:3]
-    assert stream.push(HEARD[5 * 320 : 6 * 320])[0].heard == pytest.approx(1.92)
-
-
 @pytest.mark.parametrize("history", [None, 1.0])
 @pytest.mark.parametrize("cut", [100, 700, 1500])
 def test_a_stream_goes_on_from_a_saved_state(model, history, cut):

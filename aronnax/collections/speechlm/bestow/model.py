@@ -123,6 +123,8 @@ class BESTOW(SpeechLM):
     @cached_property
     def given(self) -> int:
         """Tokens that every answer begins with and that stand in the prompt already when an answer is asked for."""
+        if self.tokenizer is None:
+            return 0
         question = Message("user", ("x",))
         asked = self.text.render([question])
         taught = self.text.render([question, Message("assistant", ("x",))], answer=True)
