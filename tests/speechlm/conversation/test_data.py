@@ -23,7 +23,7 @@ from aronnax.collections.speechlm.conversation.cuts import messages_of
 from aronnax.collections.speechlm.conversation.data import ConversationConfig, conversation_data
 from aronnax.collections.speechlm.conversation.in_context import InContextConfig
 from aronnax.core.config import from_dict
-from aronnax.core.errors import ConfigError
+from aronnax.core.errors import ConfigError, ManifestError
 
 RATE = 8000
 Noise = Callable[..., str]
@@ -195,6 +195,14 @@ def test_other_models_say_that_conversations_are_not_for_them(
     inputs = {"type": "conversations", "path": str(write_lines(talk("a")))}
     module = SpeechDataModule(DataConfig(train=inputs), MakeConversationBatch(tokenizer))
     with pytest.raises(ConfigError, match="conversations are for speech language models"):
+        list(module.cuts())
+
+
+def test_a_file_of_conversations_that_is_taken_for_a_manifest_says_its_type(
+    write_lines: Write, tokenizer: ChatTokenizer
+) -> None:
+    module = data(write_lines(talk("a")), tokenizer, "nemo_manifest")
+    with pytest.raises(ManifestError, match=r"audio_filepath is missing; .* `type: conversations`"):
         list(module.cuts())
 
 

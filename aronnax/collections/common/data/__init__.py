@@ -10,6 +10,7 @@ from aronnax.collections.common.data.config import (
     DataConfig,
     FilterConfig,
     InputConfig,
+    StreamConfig,
 )
 from aronnax.collections.common.data.manifest import ManifestEntry, read_manifest, write_manifest
 
@@ -26,6 +27,7 @@ __all__ = [
     "InputConfig",
     "ManifestEntry",
     "SpeechDataModule",
+    "StreamConfig",
     "made_cut",
     "read_manifest",
     "write_manifest",

@@ -93,7 +93,9 @@ def parse_entry(line: str | bytes, path: Path, number: int, text_field: str = "t
         return None
     audio = fields.get("audio_filepath")
     if audio is None:
-        raise ManifestError(f"{where}: the field audio_filepath is missing")
+        talks = "messages" in fields or "conversations" in fields
+        hint = "; it holds a conversation, which an input of `type: conversations` reads" if talks else ""
+        raise ManifestError(f"{where}: the field audio_filepath is missing{hint}")
     if not isinstance(audio, str) or not audio:
         raise ManifestError(f"{where}: audio_filepath is {audio!r}; it must be a path")
     text = fields.get(text_field)

@@ -68,7 +68,9 @@ def heard(cut: Cut) -> list[Cut]:
 def consisting_of(cut: Cut, parts: Sequence[Cut]) -> Cut:
     """The same cut with other cuts in place of those it consists of, longer or shorter as they are."""
     more = sum(part.duration for part in parts) - sum(part.duration for part in heard(cut))
-    return fastcopy(cut, duration=round(cut.duration + more, 6), custom={**cut.custom, RECORDINGS: list(parts)})
+    return fastcopy(
+        cut, duration=round(cut.duration + more, 6), custom={**cut.custom, RECORDINGS: list(parts)}
+    )
 
 
 def file_source(path: str, channels: int) -> AudioSource:
