@@ -8,7 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from aronnax.cli.score_keywords import report
 from aronnax.collections.speechlm.keywords import KeywordLists, evaluate_keywords, read_keywords
@@ -177,3 +179,17 @@ def test_models_without_prompts_say_so(
     )
     assert run(["evaluate", "fake", str(manifest), "--keywords"]) == 2
     assert "fake takes no key words" in capsys.readouterr().err
+
+
+def test_a_speech_language_model_is_scored(tmp_path: Path) -> None:
+    from tests.speechlm.tiny import DIGITS, RATE, salm
+
+    path = tmp_path / "m.jsonl"
+    lines = []
+    for place, text in enumerate(("one two", "three")):
+        soundfile.write(tmp_path / f"{place}.wav", np.random.default_rng(place).normal(0, 0.1, RATE), RATE)
+        lines.append({"audio_filepath": f"{place}.wav", "text": text})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = evaluate_keywords(salm(), path, DIGITS, lengths=(4,), max_new_tokens=3, batch_size=2)
+    assert (found.utterances, found.failed) == (2, ())
+    assert [score.words.length for score in found.scores] == [3, 3]

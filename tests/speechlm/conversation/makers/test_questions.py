@@ -174,6 +174,14 @@ def test_a_local_model_is_asked_in_batches() -> None:
         LocalChat(object())
 
 
+def test_a_language_model_of_ours_is_asked() -> None:
+    from tests.llm.small import language_model
+
+    replies = LocalChat(language_model(), max_new_tokens=3, batch_size=2)(["a", "b c", "d"])
+    assert len(replies) == 3
+    assert all(isinstance(reply, str) for reply in replies)
+
+
 class Server:
     """A local server that gives prepared statuses first, and replies after that."""
 
