@@ -115,18 +115,17 @@ def _own_options(recogniser: Recogniser, name: str, options: Mapping[str, Any]) 
 def _prompt_options(recogniser: Recogniser, name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     """The options that were given; OptionError if the model cannot be asked such things."""
     given = {key: value for key, value in asked.items() if value is not None}
-    refused = given.keys() - {"timestamps"}  # an option of every recogniser
     if "keywords" in recogniser.slots:
-        refused = given.keys() - set(recogniser.slots)
+        refused, takes = (
+            given.keys() - set(recogniser.slots),
+            f"takes --{' and --'.join(recogniser.slots)} alone",
+        )
     elif recogniser.slots:
-        refused = given.keys() & {"keywords", "prompt"}
+        refused, takes = given.keys() & {"keywords", "prompt"}, "takes no words as a prompt"
+    else:
+        refused, takes = given.keys() - {"timestamps"}, "takes no prompt"  # times are every recogniser's
     if refused:
         options = ", ".join(f"--{key.replace('_', '-')}" for key in given if key in refused)
-        takes = (
-            f"takes --{' and --'.join(recogniser.slots)} alone"
-            if "keywords" in recogniser.slots
-            else ("takes no such prompt" if recogniser.slots else "takes no prompt")
-        )
         raise OptionError(
             f"{name} is a {recogniser.model_type} model and {takes}, so {options} cannot be given;"
             " encoder-decoders such as nvidia/canary-1b-flash take languages and tasks, and speech language models"

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from aronnax.collections.speechlm.salm.splice import AUDIO, IGNORED, next_tokens, splice
+from aronnax.collections.llm.chat.tokenizer import AUDIO
+from aronnax.collections.llm.loss import IGNORED
+from aronnax.collections.speechlm.salm.splice import next_tokens, splice
 from aronnax.core.errors import OptionError
 
 # One recording at the start, in the middle and at the end; two beside each other; none.

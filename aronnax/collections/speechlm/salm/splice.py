@@ -12,12 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from aronnax.collections.llm.chat.tokenizer import AUDIO
+from aronnax.collections.llm.loss import IGNORED
 from aronnax.core.errors import OptionError
-
-AUDIO = -1
-"""What stands in the ids of a conversation at the place of a recording."""
-IGNORED = -100
-"""Label of a position that is not learned."""
 
 
 @dataclass(frozen=True)
