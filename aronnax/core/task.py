@@ -15,7 +15,9 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
+from aronnax.core.errors import ConfigError
 from aronnax.core.model import Model
+from aronnax.core.parts import Parts, assemble
 
 
 class OptimizerBuilder(Protocol):
@@ -57,6 +59,7 @@ class Task(LightningModule):
         self.optim = optim
         self.seed = seed
         self._dropped_updates = 0
+        self._sharded = False
 
     @abstractmethod
     def losses(self, batch: Any) -> dict[str, Tensor]:
@@ -76,6 +79,33 @@ class Task(LightningModule):
     def summary(self) -> list[str]:
         """Lines about the last validation that a user reads at the end of a run, beside the logged numbers."""
         return []
+
+    def shard(self, mesh: Any) -> None:
+        """Shares the weights out over the processes of a mesh (FSDP2); tasks that can do it say how."""
+        raise ConfigError(
+            f"trainer.strategy is fsdp2, and a {self.model.model_type} model cannot be shared out: take ddp"
+        )
+
+    def configure_model(self) -> None:
+        """Shares the weights out, once, where the strategy asks for it."""
+        mesh = self.device_mesh
+        if mesh is not None and not self._sharded:
+            self.shard(mesh["data_parallel"])
+            self._sharded = True
+
+    def whole_model(self) -> Model:
+        """The model with all its weights, to be saved: every process must ask, and the first one gets it."""
+        if not self._sharded:
+            return self.model
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state: Any = get_model_state_dict(self.model, options=options)
+        if not state:
+            return self.model
+        model = self.model
+        parts = Parts("the trained model", model.model_type, model.config, model.assets(), state)
+        return assemble(type(model), parts, model.dtype)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Computes and logs the losses of one batch."""
@@ -115,6 +145,7 @@ class Task(LightningModule):
             [p for group in optimizer.param_groups for p in group["params"]],
             gradient_clip_val if gradient_clip_val else float("inf"),
         )
+        norm = getattr(norm, "full_tensor", lambda: norm)()
         self.log("train/gradient_norm", norm)
         if not torch.isfinite(norm):
             # A loss scaler (16-mixed) skips the step itself and must still see the gradients.

@@ -185,6 +185,11 @@ class SpeechLM(Model):
             heard += self.hear(pad_sequence(some, batch_first=True), some[0].new_tensor(lengths).long())
         return heard
 
+    def hear_silence(self) -> Tensor:
+        """The frames [T, D] of a moment of silence."""
+        silence = torch.zeros(1, 2 * self.samples_per_frame, device=self.device)
+        return self.hear(silence, torch.tensor([silence.shape[1]], device=self.device))[0]
+
     def _pieces(self, samples: int) -> list[int]:
         """Samples of the pieces in which a recording is heard; one without features joins the one before."""
         if self.config.encoder_chunk_seconds is None:
@@ -354,6 +359,11 @@ class SpeechLM(Model):
             raise OptionError(
                 "the model is in training mode, where dropout is active: call model.eval() first"
             )
+
+
+def among_others() -> bool:
+    """Whether several processes train together."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

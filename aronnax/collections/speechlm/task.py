@@ -6,6 +6,7 @@ Imported only to train. Shapes: B rows, U positions, D width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,7 +20,7 @@ from aronnax.collections.common.optim import check_prefixes, under
 from aronnax.collections.llm.answering import AnswerOptions, answer
 from aronnax.collections.llm.loss import answer_cross_entropy
 from aronnax.collections.speechlm.conversation.batch import ConversationBatch, fabricated
-from aronnax.collections.speechlm.model import SpeechLM
+from aronnax.collections.speechlm.model import SpeechLM, among_others
 from aronnax.core.config import nearest
 from aronnax.core.errors import ConfigError
 from aronnax.core.task import OptimizerBuilder, Task
@@ -98,6 +99,7 @@ class SpeechLMTask(Task):
         super().__init__(model, optim, seed=seed)
         self.config = config
         self._sets: list[Validated] = []
+        self._whole = ExitStack()
         choose_what_learns(model, config)
         model.llm.gradient_checkpointing = config.gradient_checkpointing
 
@@ -142,9 +144,19 @@ class SpeechLMTask(Task):
         self.log("train/token_padding", batch.token_padding, batch_size=len(batch))
         return super().training_step(batch, batch_idx)
 
+    def shard(self, mesh: Any) -> None:
+        """Shares the weights out over the processes of a mesh (FSDP2)."""
+        from aronnax.collections.speechlm.sharding import shard
+
+        shard(self.model, mesh)
+
     def on_validation_epoch_start(self) -> None:
-        """Starts counting from zero."""
+        """Starts counting from zero, with all weights in each process where answers are asked for."""
         self._sets = [Validated() for _ in self._set_names()]
+        if self._sharded and self.config.answer_tokens:
+            from aronnax.collections.speechlm.sharding import whole
+
+            self._whole.enter_context(whole(self.model))
 
     def validation_step(self, batch: ConversationBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Adds the loss and the answers of one batch."""
@@ -168,6 +180,7 @@ class SpeechLMTask(Task):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the scores of each whole set, all processes together."""
+        self._whole.close()
         for index, (name, found) in enumerate(zip(self._set_names(), self._sets)):
             prefixes = ["val"] if index == 0 else []
             if len(self._sets) > 1:
@@ -199,7 +212,7 @@ def _tokens_a_process(count: Tensor) -> Tensor:
     """The mean number of learned tokens over all processes, whose gradients are averaged without weights."""
     everywhere = count.detach().float()
     processes = 1
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if among_others():
         torch.distributed.all_reduce(everywhere)
         processes = torch.distributed.get_world_size()
     return everywhere.clamp(min=1) / processes

@@ -46,9 +46,10 @@ class Best(Callback):
         if trainer.state.fn != "fit" or value is None or float(value) >= self.lowest:
             return
         self.lowest = float(value)
+        model = pl_module.whole_model()
         if trainer.is_global_zero:
             card = f"Step {trainer.global_step}: {self.monitor} {self.lowest:.4f}, the lowest so far.\n"
-            pl_module.model.save_pretrained(self.folder, card=card)
+            model.save_pretrained(self.folder, card=card)
 
     def state_dict(self) -> dict[str, Any]:
         """The lowest value so far."""

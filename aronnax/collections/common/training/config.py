@@ -29,7 +29,9 @@ class TrainerConfig:
     devices: int | Literal["auto"] = "auto"
     """Processes on this machine: one a GPU, or on the CPU this many processes (`auto` is 1 there)."""
     nodes: int = 1
-    strategy: Literal["auto", "ddp"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
+    """With several processes: `ddp` gives each a whole model, `fsdp2` shares the weights out among them, which speech
+    language models can have done."""
     accumulate: int = 1
     """Batches whose gradients are summed into one optimizer step."""
     clip: float = 1.0
@@ -51,3 +53,7 @@ class TrainerConfig:
             raise ConfigError(f"trainer.clip is {self.clip}; it must be 0 (no clipping) or more")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ConfigError(f"trainer.ema is {self.ema}; a decay lies between 0 and 1, e.g. 0.999")
+        if self.ema is not None and self.strategy == "fsdp2":
+            raise ConfigError(
+                "trainer.ema averages whole models, and fsdp2 shares them out: leave one of them out"
+            )

@@ -142,14 +142,15 @@ def _fit(
     after = _validate(trainer, task, data)
     _write_scores(trainer, output, {"before": before, "after": after})
     folder = output / "model"
+    model = task.whole_model()
     if trainer.is_global_zero:
-        task.model.save_pretrained(folder, card=_card(config, prepared, before, after))
+        model.save_pretrained(folder, card=_card(config, prepared, before, after))
     say(f"before: {_rates(before)}")
     say(f"after:  {_rates(after)}")
     for line in task.summary():
         say(line)
     say(f"the model is in {folder}")
-    return TrainResult(before, after, task.model.eval(), folder)
+    return TrainResult(before, after, model.eval(), folder)
 
 
 def _validate(trainer: Trainer, task: Task, data: SpeechDataModule) -> dict[str, float]:

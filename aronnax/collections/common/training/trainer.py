@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 from aronnax.collections.common.training.callbacks import Lines, Shares
 from aronnax.collections.common.training.checkpoints import Best, Last
@@ -45,7 +46,9 @@ def build_trainer(config: TrainerConfig, output: Path, hyperparameters: Mapping[
         accelerator=config.accelerator,
         devices=_devices(config),
         num_nodes=config.nodes,
-        strategy=config.strategy,
+        strategy=_strategy(config),
+        # Weights that are shared out are put together during validation, and must be learned on afterwards.
+        inference_mode=config.strategy != "fsdp2",
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.clip or None,
         sync_batchnorm=config.sync_batchnorm,
@@ -73,6 +76,14 @@ def checkpoint_to_resume(config: TrainerConfig, output: Path) -> Path | None:
             f"trainer.resume is {config.resume!r}, which is no file; it is auto, never or a .ckpt"
         )
     return path
+
+
+def _strategy(config: TrainerConfig) -> str | Strategy:
+    if config.strategy != "fsdp2":
+        return config.strategy
+    devices = _devices(config)
+    here = torch.cuda.device_count() if devices == "auto" else int(devices)
+    return ModelParallelStrategy(here * config.nodes, 1, save_distributed_checkpoint=False)
 
 
 def _devices(config: TrainerConfig) -> int | str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from aronnax.collections.speechlm.model import Adapter, SpeechLM
+from aronnax.collections.speechlm.model import Adapter, SpeechLM, among_others
 from aronnax.collections.speechlm.salm.splice import Spliced, next_tokens, splice
 
 if TYPE_CHECKING:
@@ -45,8 +45,11 @@ class SALM(SpeechLM):
         frames = self.hear(batch.signal, batch.signal_lengths) if len(batch.signal) else []
         spliced = self.embed(batch.ids, batch.id_lengths, frames, batch.learned)
         assert spliced.targets is not None, "made from what is learned"
-        hidden = self.llm(spliced.embeddings, spliced.lengths)
-        return hidden, next_tokens(spliced.targets)
+        embeddings = spliced.embeddings
+        if not frames and self.training and among_others():
+            # The processes exchange the gradients of all weights, so that each must have used all of them.
+            embeddings = embeddings + 0.0 * self.hear_silence().sum()
+        return self.llm(embeddings, spliced.lengths), next_tokens(spliced.targets)
 
     def embed(
         self, ids: Tensor, id_lengths: Tensor, frames: Sequence[Tensor], learned: Tensor | None = None
