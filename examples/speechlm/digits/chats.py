@@ -47,11 +47,24 @@ def string(rng: random.Random, test: bool = False, longest: int = questions.LONG
             return digits
 
 
+NAMING = tuple(kind.name for kind in questions.KINDS.values() if kind.names_digit)
+"""Kinds of questions that name a digit."""
+
+
+def some_kind(rng: random.Random, favoured: Sequence[str] = ()) -> str:
+    """A kind of question; the favoured ones come three times as often as the others."""
+    kinds = list(questions.KINDS)
+    if not favoured:
+        return rng.choice(kinds)
+    return rng.choices(kinds, [3 if kind in favoured else 1 for kind in kinds])[0]
+
+
 def new_string(
     rng: random.Random,
     test: bool = False,
     kind: str | None = None,
     longest: int = questions.LONGEST,
+    favoured: Sequence[str] = (),
 ) -> Turn:
     """A question with its string."""
     digits = string(rng, test, longest)
@@ -59,7 +72,7 @@ def new_string(
         return listed(digits, rng)
     if kind is None and rng.random() < 0.03:
         return Turn("", tuple(digits), "", " ".join(digits), "bare")
-    kind = kind or rng.choice(list(questions.KINDS))
+    kind = kind or some_kind(rng, favoured)
     question, right = questions.ask(digits, rng, kind)
     drawn = rng.random()
     if drawn < 0.4:
@@ -79,7 +92,9 @@ def listed(digits: list[str], rng: random.Random) -> Turn:
     return Turn(f"{questions.LISTED} {' '.join(words)} {question} :", tuple(digits), "", right, "listed")
 
 
-def chat(rng: random.Random, length: int, longest: int = questions.LONGEST) -> list[Turn]:
+def chat(
+    rng: random.Random, length: int, longest: int = questions.LONGEST, favoured: Sequence[str] = ()
+) -> list[Turn]:
     """Turns of one conversation, `length` words or a little more; a follow-up asks about the latest string."""
     turns: list[Turn] = []
     latest: tuple[str, ...] = ()
@@ -87,7 +102,7 @@ def chat(rng: random.Random, length: int, longest: int = questions.LONGEST) -> l
     while words < length:
         drawn = rng.random()
         if drawn < 0.25 and latest:
-            question, right = questions.follow_up(latest, rng)
+            question, right = questions.follow_up(latest, rng, some_kind(rng, favoured))
             turn = Turn(question, (), "", right, "follow_up")
         elif drawn < 0.4:
             name = rng.choice(list(questions.TEXT_TASKS))
@@ -99,7 +114,7 @@ def chat(rng: random.Random, length: int, longest: int = questions.LONGEST) -> l
                 continue
             turn = Turn(question, (), "", right, "small_talk")
         else:
-            turn = new_string(rng, longest=longest)
+            turn = new_string(rng, longest=longest, favoured=favoured)
             latest = turn.digits
         turns.append(turn)
         words += len(turn.text.split()) + len(turn.answer.split()) + 4
@@ -112,3 +127,29 @@ def as_frames(digits: Sequence[str], rng: random.Random) -> list[str]:
     for word in digits:
         frames += [word] * rng.randint(1, 3) + [FILLER] * rng.randint(1, 4)
     return frames
+
+
+def drill(rng: random.Random, longest: int) -> tuple[list[str], list[tuple[str, str]]]:
+    """A string and a dozen statements about it, each as (what is given, what is learned).
+
+    One question has one answer; here the same string is looked up again and again.
+    """
+    digits = string(rng, longest=longest)
+    said = []
+    for _ in range(12):
+        kind = rng.choice(NAMING)
+        asked = rng.choice(digits) if rng.random() < 0.6 else rng.choice(questions.DIGITS)
+        words = questions.answer(kind, digits, asked).split()
+        known = 3 if kind in ("after", "before") else 2
+        said.append((" ".join(words[:known]), " ".join(words[known:])))
+    return digits, said
+
+
+def recall(rng: random.Random, longest: int) -> tuple[list[str], list[tuple[str, str]]]:
+    """Pairs of words, and the second of each looked up by the first in another order; `nothing` where it has none."""
+    words = rng.sample(questions.DIGITS + questions.COLOURS + questions.ANIMALS, longest + 3)
+    pairs = {word: rng.choice(words) for word in words[: rng.randint(2, longest)]}
+    asked = rng.sample(words, len(words))
+    return [word for pair in pairs.items() for word in pair], [
+        (word, pairs.get(word, "nothing")) for word in asked
+    ]

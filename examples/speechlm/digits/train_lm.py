@@ -1,9 +1,9 @@
-"""Train the small language model `digits-lm` on made conversations: about ten minutes of one core.
+"""Train the small language model `digits-lm` on made conversations: a quarter of an hour of one core.
 
-    python examples/speechlm/digits/train_lm.py OUT
+    python examples/speechlm/digits/train_lm.py OUT [START]
 
 OUT becomes a checkpoint that `aronnax.load` opens, OUT/results.json holds its exact answers by kind of question on
-digit strings that were never trained on.
+digit strings that were never trained on. START is a checkpoint that has had the first of the two passes.
 
 The model is made to be a host of speech later: in half of the turns the digit words are stretched as an encoder's
 frames are (repeated, with fillers between), their embeddings blended with the filler's and made noisy.
@@ -65,15 +65,26 @@ class Stage:
     """Words of a chat, one of which is drawn."""
     frames: float
     """Share of the strings that are written as frames."""
+    favoured: tuple[str, ...] = ()
+    """Kinds of questions that come three times as often as the others."""
+    drills: float = 0.0
+    """Share of rows that are no chats but drills in looking up."""
 
 
-STAGES = (
-    Stage(200, 2, (1,), 0.0),
-    Stage(200, 4, (1,), 0.0),
-    Stage(400, 6, (1, 1, 1, 40), 0.2),
-    Stage(2200, 6, (1, 1, 1, 1, 40, 40, 120), 0.5),
+PASSES = (
+    (
+        Stage(200, 2, (1,), 0.0),
+        Stage(200, 4, (1,), 0.0),
+        Stage(400, 6, (1, 1, 1, 40), 0.2),
+        Stage(2200, 6, (1, 1, 1, 1, 40, 40, 120), 0.5),
+    ),
+    (
+        Stage(500, 3, (1,), 0.2, favoured=chats.NAMING, drills=0.6),
+        Stage(900, 6, (1, 1, 1, 40), 0.4, favoured=chats.NAMING, drills=0.4),
+        Stage(1000, 6, (1, 1, 1, 1, 40, 40, 120), 0.5, favoured=chats.NAMING, drills=0.1),
+    ),
 )
-"""Short strings first, then whole chats, and frames."""
+"""Short strings first, then whole chats, and frames. The second pass teaches to look up a digit that is named."""
 
 
 class Words:
@@ -114,11 +125,33 @@ def write(turns: list[chats.Turn], words: Words, rng: random.Random, share: floa
     return row
 
 
+def some_row(words: Words, rng: random.Random, stage: Stage) -> Row:
+    """A chat, or a drill."""
+    if not stage.drills or rng.random() >= stage.drills:
+        turns = chats.chat(rng, rng.choice(stage.lengths), stage.longest, stage.favoured)
+        return write(turns, words, rng, stage.frames)
+    row = Row()
+    if rng.random() < 0.5:
+        given, said = chats.recall(rng, stage.longest)
+        row.add(words(" ".join(given)))
+    else:
+        given, said = chats.drill(rng, stage.longest)
+        frames = rng.random() < stage.frames
+        row.add([words.ids["<|user|>"]])
+        row.add(
+            [words.ids[word] for word in (chats.as_frames(given, rng) if frames else given)], heard=frames
+        )
+        row.add(words("<|end|> <|assistant|>"))
+    for known, wanted in said:
+        row.add(words(known))
+        row.add(words(wanted), learned=True)
+    return row
+
+
 def batches(words: Words, rng: random.Random, stage: Stage) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Batches without end, each of about as many positions, of conversations about as long as one another."""
     while True:
-        drawn = [chats.chat(rng, rng.choice(stage.lengths), stage.longest) for _ in range(POOL)]
-        rows = [write(turns, words, rng, stage.frames) for turns in drawn]
+        rows = [some_row(words, rng, stage) for _ in range(POOL)]
         rows.sort(key=lambda row: len(row.ids))
         made: list[list[Row]] = [[]]
         for row in rows:
@@ -165,14 +198,15 @@ def rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARM_UP, (steps - step) / (COOL_DOWN * steps))
 
 
-def train(model: Any, words: Words) -> None:
-    """Stage after stage; prints the loss."""
-    rng = random.Random(SEED)
-    both, steps = optimizers(model), sum(stage.steps for stage in STAGES)
+def train(model: Any, words: Words, number: int) -> None:
+    """One pass, stage after stage, from fresh optimizers; prints the loss."""
+    torch.manual_seed(SEED + number)
+    rng = random.Random(SEED + number)
+    both, steps = optimizers(model), sum(stage.steps for stage in PASSES[number])
     shapes = [torch.optim.lr_scheduler.LambdaLR(one, lambda step: rate(step, steps)) for one in both]
     recent: list[float] = []
     step = 0
-    for stage in STAGES:
+    for stage in PASSES[number]:
         for ids, labels, heard in islice(batches(words, rng, stage), stage.steps):
             loss = step_loss(model, words, ids, labels, heard)
             model.zero_grad(set_to_none=True)
@@ -184,7 +218,7 @@ def train(model: Any, words: Words) -> None:
             recent.append(loss.item())
             if step % 100 == 0:
                 mean, spent = sum(recent) / len(recent), time.process_time()
-                print(f"step {step}: loss {mean:.4f}, {spent:.0f} s", flush=True)
+                print(f"pass {number + 1}, step {step}: loss {mean:.4f}, {spent:.0f} s", flush=True)
                 recent.clear()
 
 
@@ -284,22 +318,29 @@ def measured(model: Any, words: Words) -> dict[str, Any]:
     return found
 
 
-def main(folder: str) -> None:
-    """Train, test and save."""
+def main(folder: str, start: str | None = None) -> None:
+    """Train, test and save; `start` is a checkpoint that has had the first pass."""
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     model = fresh()
     words, causal = Words(model.assets()), model.llm.causal
     print(f"{model.num_parameters():,} parameters, {len(words.ids)} words")
-    train(causal, words)
+    if start is not None:
+        model.load_state_dict(LanguageModel.from_pretrained(start, device="cpu").state_dict())
+    for number in range(start is not None, len(PASSES)):
+        train(causal, words, number)
+        save(model, Path(folder))
     model.eval().to(torch.float16).float()  # what is measured is what is stored
-    spent = round(time.process_time())
-    model.save_pretrained(folder, card=CARD.read_text(encoding="utf-8"), dtype=torch.float16)
-    results = {"processor_seconds": spent, **measured(causal, words)}
+    results = {"processor_seconds": round(time.process_time()), **measured(causal, words)}
     Path(folder, "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
+def save(model: LanguageModel, folder: Path) -> None:
+    """Store the model in half precision with its card."""
+    model.save_pretrained(folder, card=CARD.read_text(encoding="utf-8"), dtype=torch.float16)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
-    main(sys.argv[1])
+    main(*sys.argv[1:])
