@@ -11,12 +11,13 @@ beside transformers with a static cache and `torch.compile`; there wall time cou
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from peers import alternate, save
+from peers import RESULTS, alternate, save
 
 from aronnax.collections.common.nn.generation import generate
 from aronnax.collections.llm.backbone import Backbone, BackboneConfig
@@ -45,8 +46,8 @@ def _llama(layers: int, width: int, inner: int, heads: int, shared: int, vocabul
 
 SHAPES: dict[str, tuple[str, dict[str, Any], int]] = {
     "llama 4x256": ("llama", _llama(4, 256, 688, 4, 2, 2000), 64),
-    "llama 30M": ("llama", _llama(8, 512, 1376, 8, 4, 8000), 48),
-    "llama 100M": ("llama", _llama(12, 768, 2048, 12, 4, 32000), 24),
+    "llama 30M": ("llama", _llama(8, 512, 1376, 8, 4, 8000), 32),
+    "llama 100M": ("llama", _llama(12, 768, 2048, 12, 4, 32000), 16),
     "nemotron_h toy": (
         "nemotron_h",
         {
@@ -69,7 +70,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any], int]] = {
             "max_position_embeddings": 512,
             "initializer_range": 0.05,
         },
-        48,
+        32,
     ),
 }
 """Name: architecture, settings, new tokens."""
@@ -187,20 +188,37 @@ def on_gpu(repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
+def stored() -> dict[str, Any]:
+    """The results so far."""
+    path = RESULTS / "llm_decoding.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"rows": []}
+    return found
+
+
+def keep(row: dict[str, Any], threads: int) -> None:
+    """Put a row in its place among the results."""
+    found = stored()
+    place = (row["model"], row["batch"])
+    rows = [one for one in found["rows"] if (one["model"], one["batch"]) != place] + [row]
+    order = list(SHAPES)
+    rows.sort(key=lambda one: (order.index(one["model"]), one["batch"]))
+    save("llm_decoding", found | {"threads": threads, "clock": "processor time", "rows": rows})
+
+
 def main() -> None:
     """Run the comparison and write benchmarks/results/llm_decoding.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", nargs="*", default=list(SHAPES))
+    parser.add_argument("--only", nargs="*", default=list(SHAPES), help="models; other results are kept")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = [compare(name, batch, options.repeats) for name in options.only for batch in (1, 16)]
-    result: dict[str, Any] = {"threads": options.threads, "clock": "processor time", "rows": rows}
+    for name in options.only:
+        for batch in (1, 16):
+            keep(compare(name, batch, options.repeats), options.threads)
     if torch.cuda.is_available():
-        result["gpu"] = {"device": torch.cuda.get_device_name(), "rows": on_gpu(options.repeats)}
-    if options.only == list(SHAPES):
-        save("llm_decoding", result)
+        gpu = {"device": torch.cuda.get_device_name(), "rows": on_gpu(options.repeats)}
+        save("llm_decoding", stored() | {"gpu": gpu})
 
 
 if __name__ == "__main__":

@@ -54,6 +54,16 @@ OTHERS = {
     | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1, "tie_word_embeddings": True},
     "gemma2": _COMMON | {"sliding_window": 8, "query_pre_attn_scalar": 8, "final_logit_softcapping": 2.0},
     "granite": _COMMON | {"logits_scaling": 3.0, "embedding_multiplier": 2.0, "residual_multiplier": 0.5},
+    "mamba2": {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_heads": 4}
+    | {
+        "head_dim": 16,
+        "state_size": 8,
+        "n_groups": 2,
+        "chunk_size": 16,
+        "initializer_range": 0.3,
+    }
+    | {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+    "lfm2": _COMMON | {"layer_types": ["conv", "full_attention", "conv"], "full_attn_idxs": [1]},
     "gpt2": {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
     | {"bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.3},
 }

@@ -195,6 +195,15 @@ def test_a_changed_weight_is_seen(backbone):
     assert torch.allclose(weight, kept)
 
 
+def test_a_weight_changed_behind_torch_s_back_is_seen_after_eval():
+    backbone = make("llama")
+    before = answers(backbone)
+    for parameter in backbone.parameters():
+        parameter.data.mul_(1.25)
+    backbone.eval()
+    assert answers(backbone) == of_transformers(backbone) != before
+
+
 @pytest.mark.parametrize("architecture", OWN)
 def test_half_precision_decodes_as_its_own_forward_pass(architecture):
     backbone = make(architecture).to(torch.bfloat16)

@@ -25,6 +25,7 @@ from aronnax.collections.llm.backbone.hf_step import HfSteps, head_of
 from aronnax.collections.llm.backbone.llama_step import LlamaSteps
 from aronnax.collections.llm.backbone.nemotron_h import NemotronHSteps
 from aronnax.collections.llm.backbone.padding import check_lengths, positions_of, to_left, to_right
+from aronnax.collections.llm.backbone.products import is_whole
 from aronnax.collections.llm.backbone.steps import Steps
 from aronnax.core.errors import OptionError
 
@@ -121,6 +122,11 @@ class Backbone(nn.Module):
             getattr(self.causal, f"{kind}_checkpointing_disable")()
         self._checkpointing = on
 
+    def train(self, mode: bool = True) -> Backbone:
+        """Switch between training and inference, and forget copies of weights that may have changed unseen."""
+        self._steps.clear()
+        return super().train(mode)
+
     def embed(self, ids: Tensor) -> Tensor:
         """[B, U] -> [B, U, D]."""
         return cast(Tensor, self.embedding(ids))
@@ -212,9 +218,9 @@ class Backbone(nn.Module):
 
     def _make(self, adapter: Adapter) -> Steps:
         causal = adapters.choose(self.causal, adapter)
-        if llama_step.supports(causal):
+        if is_whole(causal) and llama_step.supports(causal):
             return LlamaSteps(causal)
-        if nemotron_h.supports(causal):
+        if is_whole(causal) and nemotron_h.supports(causal):
             return NemotronHSteps(causal)
         return HfSteps(causal, self._base(causal), head_of(causal))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -121,6 +122,9 @@ class HfSteps(Steps):
         self.config: Any = causal.config
         self.base = base
         self.logits = logits
+        # Models of Mamba alone have a name of their own for it.
+        takes = signature(base.forward).parameters
+        self.cache_name = "cache_params" if "cache_params" in takes else "past_key_values"
 
     @torch.inference_mode()
     def prefill(
@@ -160,8 +164,8 @@ class HfSteps(Steps):
             inputs_embeds=embeddings,
             attention_mask=mask.long(),
             position_ids=positions,
-            past_key_values=states,
             use_cache=True,
+            **{self.cache_name: states},
         )
         hidden: Tensor = out.last_hidden_state
         return hidden

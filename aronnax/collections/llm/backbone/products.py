@@ -38,6 +38,11 @@ class Part:
     """Of each active adapter, A [r, D] and B [E, r] with the adapter's scale in it."""
 
 
+def is_whole(model: nn.Module) -> bool:
+    """Whether all weights are here as plain tensors, none of them a shard of one."""
+    return all(type(parameter) is nn.Parameter for parameter in model.parameters())
+
+
 def part_of(layer: Any) -> Part | None:
     """A layer's tensors; None if it is none whose product is known here, such as DoRA."""
     if type(layer) is nn.Linear:
