@@ -9,6 +9,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from aronnax.collections.llm.backbone import BackboneConfig
+from aronnax.collections.speechlm.training import load_config
 from aronnax.collections.speechlm.voicetextblender.model import VoiceTextBlender, VoiceTextBlenderConfig
 
 GEMMA_2B = BackboneConfig(
@@ -55,3 +56,13 @@ def test_only_lora_and_the_ears_learn(published: VoiceTextBlender) -> None:
     learning = {name for name, parameter in published.named_parameters() if parameter.requires_grad}
     assert all("lora_" in name for name in learning if name.startswith("llm."))
     assert any(name.startswith("perception.encoder.") for name in learning)
+
+
+@pytest.mark.parametrize("name", ["voicetextblender", "voicetextblender_small"])
+def test_the_examples_are_valid(name: str) -> None:
+    config = load_config(f"examples/speechlm/{name}.yaml")
+    assert config.model["type"] == "voicetextblender"
+    assert {one: stream.weight for one, stream in config.data.streams.items()} == {
+        "audio": 0.85,
+        "text": 0.15,
+    }
