@@ -176,7 +176,9 @@ class ChatMaker:
         audio, digits = self._string()
         turn = chats.listed(digits, self.chance)
         chat = Chat([], [audio], [" ".join(digits)])
-        chat.add((turn.before, ANY_AUDIO), turn.answer)
+        # As `transcribe(keywords=...)` writes a list, once the tokenizer has taken its brackets away.
+        before = turn.before.replace(questions.LISTED, f"{questions.LISTED} :")
+        chat.add((before, ANY_AUDIO), turn.answer)
         return chat
 
     def _spoken(self) -> Chat:

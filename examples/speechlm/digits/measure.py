@@ -89,6 +89,18 @@ def spoken_answers(model: SpeechLM, strings: Sequence[Clip]) -> dict[str, tuple[
     return counted(rights, replies(model, contents))
 
 
+def two_turns(model: SpeechLM, strings: Sequence[Clip]) -> dict[str, tuple[int, int]]:
+    """(right, asked) of a question about a second recording, after one about another; never trained on."""
+    chance, conversations, rights = random.Random(SEED), [], []
+    for (first, one), (second, other) in zip(strings[::2], strings[1::2]):
+        (question, right), (then, answer) = questions.ask(one, chance), questions.ask(other, chance)
+        before = [Message("user", (heard(first), question)), Message("assistant", (right,))]
+        conversations.append([*before, Message("user", (heard(second), then))])
+        rights.append(("two recordings", answer))
+    said = [reply.text for reply in model.generate(conversations, max_new_tokens=40, batch_size=32)]
+    return counted(rights, said)
+
+
 def text_tasks(model: Any, each: int = 40) -> dict[str, tuple[int, int]]:
     """(right, asked) of text tasks by kind; what a model forgets shows here."""
     chance = random.Random(SEED)
@@ -116,6 +128,7 @@ def measure(folder: str | Path, fsdd: str, speaker: str, out: Path | None = None
     results["written questions"] = answers(model, strings)
     if model.model_type == "voicetextblender":
         results["spoken questions"] = spoken_answers(model, strings)
+    results["two recordings in two turns"] = two_turns(model, strings)
     results["text tasks"] = text_tasks(model)
     if model.model_type == "bestow":
         from live import lagging
