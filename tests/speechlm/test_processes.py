@@ -114,13 +114,3 @@ def test_two_processes_learn_as_one(tmp_path: Path, freeze: str) -> None:
         asked = [{"role": "user", "content": ["repeat :", {"type": "audio", "audio": noise(0.5)}]}]
         assert ours.generate(asked).tokens == theirs.generate(asked).tokens  # type: ignore[attr-defined]
     assert RATE == 8000
-
-
-@pytest.mark.slow
-def test_what_one_has_begun_two_go_on_with_and_back(tmp_path: Path) -> None:
-    freeze = "perception.encoder"
-    whole = train(tmp_path, "whole", "auto", 1, steps=9, freeze=freeze)
-    first = train(tmp_path, "first", "auto", 1, steps=3, output="changing", freeze=freeze)
-    second = train(tmp_path, "second", "fsdp2", 2, steps=6, output="changing", freeze=freeze)
-    third = train(tmp_path, "third", "ddp", 2, steps=9, output="changing", freeze=freeze)
-    assert [*first, *second, *third] == pytest.approx(whole, rel=1e-3)
