@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import runpy
 import subprocess
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,9 @@ def test_offline_probabilities_of_a_ragged_batch_equal_those_of_each_row_alone_i
         close(probabilities.double().mean(0), truth[f"offline_mean{row}"])
 
 
-@pytest.mark.parametrize("latency", PROFILES)
-@torch.inference_mode()
-def test_streaming_keeps_the_frames_and_gives_the_probabilities_of_nemo(
-    latency: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = aronnax.load(FIXTURES / "sortformer_v2.nemo")
-    truth = np.load(FIXTURES / f"stream_{latency}.npz")
+@pytest.fixture
+def compressions(monkeypatch: pytest.MonkeyPatch) -> list[speaker_cache.Compressed]:
+    """What every compression of a speaker cache chose and left in it, in the order of the steps."""
     kept: list[speaker_cache.Compressed] = []
     compress = speaker_cache.compress
 
@@ -70,50 +67,75 @@ def test_streaming_keeps_the_frames_and_gives_the_probabilities_of_nemo(
         return kept[-1]
 
     monkeypatch.setattr(speaker_cache, "compress", recorded)
-    signal, lengths = sessions()
+    return kept
+
+
+def same_caches(
+    kept: list[speaker_cache.Compressed], indices: np.ndarray, frames: np.ndarray, heard: np.ndarray
+) -> None:
+    """The frames kept are identical; their projections and those of their probabilities are close."""
+    assert torch.cat([item.indices for item in kept]).tolist() == indices.tolist()
     project = made()["projection"]
+    close(torch.cat([item.frames for item in kept]) @ project(kept[0].frames.shape[2]), frames)
+    close(torch.cat([item.probabilities for item in kept]) @ project(4), heard)
+
+
+@pytest.mark.parametrize("latency", PROFILES)
+@torch.inference_mode()
+def test_streaming_keeps_the_frames_and_gives_the_probabilities_of_nemo(
+    latency: float, compressions: list[speaker_cache.Compressed]
+) -> None:
+    model = aronnax.load(FIXTURES / "sortformer_v2.nemo")
+    truth = np.load(FIXTURES / f"stream_{latency}.npz")
+    signal, lengths = sessions()
     for row, length in enumerate(lengths.tolist()):
-        kept.clear()
+        compressions.clear()
         found = model.forward_streaming(
             signal[row : row + 1, :length], lengths[row : row + 1], PROFILES[latency]
         )
         close(found.probabilities[0, :: made()["STRIDE"]], truth[f"stream{latency}_{row}"])
         close(found.probabilities[0].double().mean(0), truth[f"stream_mean{latency}_{row}"])
-        indices = torch.cat([item.indices for item in kept])
         # A recording's last step changes nothing that is heard.
-        assert indices.tolist() == truth[f"indices{latency}_{row}"].tolist()
-        close(
-            torch.cat([item.frames for item in kept]) @ project(item_width(kept)),
-            truth[f"cache{latency}_{row}"],
+        same_caches(
+            compressions, *(truth[f"{kind}{latency}_{row}"] for kind in ("indices", "cache", "heard"))
         )
-        close(torch.cat([item.probabilities for item in kept]) @ project(4), truth[f"heard{latency}_{row}"])
-
-
-def item_width(kept: list[speaker_cache.Compressed]) -> int:
-    return kept[0].frames.shape[2]
 
 
 @pytest.mark.parametrize("latency", FAST_PROFILES)
 @torch.inference_mode()
-def test_a_ragged_batch_streams_as_each_row_alone(latency: float) -> None:
+def test_a_ragged_batch_streams_as_each_row_alone(
+    latency: float, compressions: list[speaker_cache.Compressed]
+) -> None:
     model = aronnax.load(FIXTURES / "sortformer_v2.nemo")
     truth = np.load(FIXTURES / f"stream_{latency}.npz")
     found = model.forward_streaming(*sessions(), PROFILES[latency])
     for row, frames in enumerate(found.lengths.tolist()):
         close(found.probabilities[row, : frames : made()["STRIDE"]], truth[f"stream{latency}_{row}"])
+    alone = [
+        [truth[f"{kind}{latency}_{row}"] for row in range(len(found.lengths))]
+        for kind in ("indices", "cache", "heard")
+    ]
+    same_caches(compressions, *map(in_step, alone))
+
+
+def in_step(rows: list[np.ndarray]) -> np.ndarray:
+    """The compressions [steps, C] of each row, in the order in which a batch comes to them: step, then row."""
+    steps = max(map(len, rows))
+    return np.stack([row[step] for step in range(steps) for row in rows if step < len(row)])
 
 
 @pytest.mark.parametrize("latency", FAST_PROFILES)
 @torch.inference_mode()
-def test_an_asynchronous_model_streams_as_nemos_asynchronous_one(latency: float) -> None:
-    from dataclasses import replace
-
+def test_an_asynchronous_model_streams_as_nemos_asynchronous_one(
+    latency: float, compressions: list[speaker_cache.Compressed]
+) -> None:
     model = aronnax.load(FIXTURES / "sortformer_v2.nemo")
     model.config = replace(model.config, asynchronous=True)
     truth = np.load(FIXTURES / f"stream_{latency}.npz")
     found = model.forward_streaming(*sessions(), PROFILES[latency])
     for row, frames in enumerate(found.lengths.tolist()):
         close(found.probabilities[row, : frames : made()["STRIDE"]], truth[f"async{latency}_{row}"])
+    same_caches(compressions, *(truth[f"{kind}{latency}_async"] for kind in ("indices", "cache", "heard")))
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])

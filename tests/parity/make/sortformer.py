@@ -2,10 +2,11 @@
 
     python tests/parity/make/sortformer.py tests/parity/fixtures/sortformer
     python tests/parity/make/sortformer.py --outputs FOLDER
+    python tests/parity/make/sortformer.py --streams FOLDER
 
-The second form restores every archive of a folder with NeMo and writes its offline probabilities beside it. Streams
-are three minutes and shorter; every STRIDE-th frame is kept, and of each compression of the speaker cache the chosen
-indices and a projection of its content.
+The second form restores every archive of a folder with NeMo and writes its offline probabilities beside it; the
+third hears the streams of a folder's v2 archive again. Streams are three minutes and shorter; every STRIDE-th frame
+is kept, and of each compression of the speaker cache the chosen indices and a projection of its content.
 """
 
 from __future__ import annotations
@@ -219,25 +220,30 @@ def streaming(model, signal: torch.Tensor, lengths: torch.Tensor, latency: float
     modules._check_streaming_parameters()
     model.async_streaming = together
     found = {}
+
+    def heard(samples: torch.Tensor, counts: torch.Tensor, name: str) -> torch.Tensor:
+        kept: list = []
+        originals = modules._get_topk_indices, modules._compress_spkcache
+        record(model, kept)
+        probabilities = model(audio_signal=samples, audio_signal_length=counts)
+        modules._get_topk_indices, modules._compress_spkcache = originals
+        found[f"indices{name}"] = torch.cat([item[0] for item in kept]).numpy().astype(np.int16)
+        caches = torch.cat([item[1] for item in kept]).numpy() @ projection(WIDTH)
+        found[f"cache{name}"] = caches.astype(np.float32)
+        said = torch.cat([item[2] for item in kept]).numpy() @ projection(4)
+        found[f"heard{name}"] = said.astype(np.float32)
+        return probabilities
+
     if together:
-        probabilities = model(audio_signal=signal, audio_signal_length=lengths)
+        probabilities = heard(signal, lengths, f"{latency}_async")
         for row, length in enumerate(lengths):
             frames = -(-int(length) // 160 // 8)
             found[f"async{latency}_{row}"] = probabilities[row, :frames:STRIDE].numpy()
         return found
     for row, (samples, length) in enumerate(zip(signal, lengths)):
-        kept: list = []
-        originals = modules._get_topk_indices, modules._compress_spkcache
-        record(model, kept)
-        probabilities = model(audio_signal=samples[None, :length], audio_signal_length=length[None])[0]
-        modules._get_topk_indices, modules._compress_spkcache = originals
+        probabilities = heard(samples[None, :length], length[None], f"{latency}_{row}")[0]
         found[f"stream{latency}_{row}"] = probabilities[::STRIDE].numpy()
         found[f"stream_mean{latency}_{row}"] = probabilities.double().mean(0).numpy()
-        found[f"indices{latency}_{row}"] = torch.cat([item[0] for item in kept]).numpy().astype(np.int16)
-        caches = torch.cat([item[1] for item in kept]).numpy() @ projection(WIDTH)
-        found[f"cache{latency}_{row}"] = caches.astype(np.float32)
-        heard = torch.cat([item[2] for item in kept]).numpy() @ projection(4)
-        found[f"heard{latency}_{row}"] = heard.astype(np.float32)
     return found
 
 
@@ -249,12 +255,21 @@ def write(folder: Path) -> None:
         model = build(version, signal, lengths)
         model.save_to(str(folder / f"sortformer_{version}.nemo"))
         np.savez_compressed(folder / f"sortformer_{version}.npz", **offline(model, signal, lengths))
-        if version == "v1":
-            continue
-        for latency in PROFILES:
-            found = streaming(model, signal, lengths, latency, False)
-            found |= streaming(model, signal, lengths, latency, True)
-            np.savez_compressed(folder / f"stream_{latency}.npz", **found)
+    streams(folder)
+
+
+@torch.no_grad()
+def streams(folder: Path) -> None:
+    from nemo.collections.asr.models import SortformerEncLabelModel
+
+    signal, lengths = sessions()
+    path = str(folder / "sortformer_v2.nemo")
+    model = SortformerEncLabelModel.restore_from(path, map_location="cpu").eval()
+    model.streaming_mode = True
+    for latency in PROFILES:
+        found = streaming(model, signal, lengths, latency, False)
+        found |= streaming(model, signal, lengths, latency, True)
+        np.savez_compressed(folder / f"stream_{latency}.npz", **found)
 
 
 @torch.no_grad()
@@ -271,8 +286,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--outputs", action="store_true")
+    parser.add_argument("--streams", action="store_true")
     arguments = parser.parse_args()
     from nemo.utils import logging as nemo_logging
 
     nemo_logging.setLevel(logging.ERROR)
-    (outputs if arguments.outputs else write)(arguments.folder)
+    make = outputs if arguments.outputs else streams if arguments.streams else write
+    make(arguments.folder)
