@@ -1,9 +1,9 @@
 """VoiceTextBlender (Peng et al. 2024, arXiv:2410.17485): one stage of joint training on speech and text.
 
-The wiring is SALM's: frames of recordings stand among the words, anywhere in a chat of any number of turns. What is its
-own is how it is set up (a Canary encoder that learns too, an adapter of two layers that keeps all its frames, LoRA on
-every projection of a frozen language model) and what it is trained on: audio and text-only conversations by randomised
-round robin, and questions of which a part is spoken (`conversation/makers`).
+The wiring is SALM's: frames of recordings stand among the words, anywhere in a chat of any number of turns. Its own
+are the set-up (a Canary encoder that learns too, an adapter of two layers that keeps all its frames, LoRA on every
+projection of a frozen language model) and the data: audio and text-only conversations by randomised round robin, and
+questions of which a part is spoken (`conversation/makers`).
 """
 
 from __future__ import annotations
