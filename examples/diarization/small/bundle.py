@@ -25,7 +25,7 @@ from aronnax.collections.diarization.sortformer.model import SortformerModel
 from aronnax.collections.diarization.sortformer.task import FrameCounts, count_frames
 
 SESSIONS = 60
-THRESHOLDS = (0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2)
+THRESHOLDS = (0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15)
 
 
 @torch.inference_mode()

@@ -92,7 +92,7 @@ class Fresh:
 
     def __init__(self, speaker: Speaker, seconds: float = 2.0) -> None:
         self.speaker, self.name = speaker, speaker.name
-        self.at = speaker.at
+        self.piece = speaker.piece
         self.pieces = [
             Span(span.index, start, min(start + round(seconds * RATE), span.stop))
             for spans in speaker.spans

@@ -71,7 +71,7 @@ def session(
         track = np.zeros(samples, np.float32)
         for turn in turns:
             if turn.speaker == name:
-                piece = pool[name].at(turn.span.index, turn.speed)[turn.span.start : turn.span.stop]
+                piece = pool[name].piece(turn.span, turn.speed)
                 track[turn.at : turn.at + len(piece)] += piece
         if loudness.tilt:
             weight = rng.uniform(-loudness.tilt, loudness.tilt)

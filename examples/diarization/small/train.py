@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,19 +21,24 @@ from sessions import Loudness, session
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from voices import Speaker, Surroundings, read_speakers, split
+from voices import Surroundings, made_of, read_speakers, split, synthesised
 
+import aronnax
 from aronnax.collections.common.nn.masks import valid_frames
 from aronnax.collections.diarization.simulation.config import SimulationConfig
 from aronnax.collections.diarization.sortformer.config import SortformerConfig
-from aronnax.collections.diarization.sortformer.loss import diarization_losses
+from aronnax.collections.diarization.sortformer.loss import DiarizationLosses, diarization_losses
 from aronnax.collections.diarization.sortformer.model import SortformerModel
 from aronnax.core.config import load_yaml
 
 FEATURE_MEAN, FEATURE_SPREAD = -11.0, 3.0
 """Of log-mel energies of speech at usual levels."""
-NAMING_SCALE = 15.0
-"""Of the cosines between a frame and the training voices."""
+EMBEDDING = 96
+"""Width of the vectors in which voices are compared."""
+LEAST_FRAMES = 6
+"""A speaker who is heard alone for less is not compared with others."""
+HALVES_SCALE = 15.0
+"""Of the cosines between what speakers say first and later."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,10 @@ class DataConfig:
     """Folder of room responses and noises."""
     speeds: tuple[float, ...] = (0.84, 0.92, 1.0, 1.08, 1.16)
     """Speeds of the voices, pitch with them."""
+    copies: int = 1
+    """Voices made of each speaker by changing pitch and vocal tract."""
+    plain: float = 0.5
+    """Share of the sessions in which only real speakers speak."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +62,15 @@ class Stage:
     """Sessions of one length for a part of the training."""
 
     until: float
-    """Share of the steps up to which it holds."""
+    """Share of the training up to which it holds."""
     seconds: float
     sessions: int
     """Sessions a step."""
     weights: tuple[float, ...]
     """How often sessions of 1, 2, 3 and 4 speakers come."""
     turn_seconds: float = 2.0
+    front: bool = True
+    """Whether the convolutions that shorten the features still learn."""
     bf16: bool = False
     """Whether the network computes in bfloat16, which pays for long sessions."""
 
@@ -67,19 +79,25 @@ class Stage:
 class TrainingConfig:
     """How it learns."""
 
-    steps: int = 2000
-    lr: float = 1.5e-3
-    warmup: int = 150
+    minutes: float = 75.0
+    """Processor time that it takes."""
+    lr: float = 1.2e-3
+    warmup: float = 0.03
+    """Share of the training in which the learning rate rises."""
     weight_decay: float = 0.01
     clip: float = 1.0
-    average: float = 0.995
+    average: float = 0.996
     """Decay of the moving average of the weights, which is what is kept."""
     affinity_weight: float = 0.5
-    """Weight of telling, for pairs of frames, whether one speaker speaks in both; falls to 0 at the end."""
-    speaker_weight: float = 0.1
-    """Weight of naming the training speaker of a frame; falls to 0 at the end."""
+    """Weight of telling, for pairs of frames, whether one speaker speaks in both; these two fall to a fifth."""
+    halves_weight: float = 0.5
+    """Weight of finding, among all speakers of a batch, who goes on speaking."""
+    early_weight: float = 0.3
+    """Weight of the same diarization out of the Transformer's earlier layers, relative to that of the last."""
     stages: tuple[Stage, ...] = ()
-    save_every: int = 100
+    save_every: int = 200
+    start: str | None = None
+    """A model of the same shape to start from."""
     seed: int = 0
 
 
@@ -94,18 +112,15 @@ class Recipe:
 
 
 class Helper(nn.Module):
-    """Two tasks beside the diarization that make the encoder's states tell voices apart from the first step on."""
+    """Two tasks beside the diarization that make the encoder's states tell voices apart."""
 
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.affinity = nn.Linear(width, 64)
+        self.affinity = nn.Linear(width, EMBEDDING)
         self.scale = nn.Parameter(torch.tensor([8.0, -2.0]))
-        self.speaker = nn.Parameter(torch.randn(classes, 64))
 
-    def forward(
-        self, states: Tensor, labels: Tensor, lengths: Tensor, identities: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """states [B, T, D], labels [B, T, N], identities [B, N] -> the losses of pairs and of names."""
+    def forward(self, states: Tensor, labels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """states [B, T, D], labels [B, T, N] -> the losses of pairs of frames and of halves."""
         frames = min(states.shape[1], labels.shape[1])
         states, labels = states[:, :frames], labels[:, :frames]
         alone = (labels.sum(2) == 1) & valid_frames(lengths, frames)
@@ -118,25 +133,51 @@ class Helper(nn.Module):
             same / (pairs * same).sum().clamp(min=1) + (1 - same) / (pairs * (1 - same)).sum().clamp(min=1)
         )
         affinity = (F.binary_cross_entropy_with_logits(likeness, same, reduction="none") * weight).sum() / 2
-        who = identities.gather(1, labels.argmax(2))[alone]
-        return affinity, F.cross_entropy(
-            NAMING_SCALE * seen[alone] @ F.normalize(self.speaker, dim=-1).T, who
-        )
+        return affinity, _halves(seen, labels * alone[:, :, None])
+
+
+def _halves(seen: Tensor, spoken: Tensor) -> Tensor:
+    """Whether what each speaker says first is most like what the same speaker says later, among all of a batch.
+
+    Unit vectors [B, T, K] and who speaks alone [B, T, N]; the speakers of all sessions are told apart.
+    """
+    so_far, all_of_it = spoken.cumsum(1), spoken.sum(1, keepdim=True)
+    early = spoken * (so_far <= all_of_it / 2)
+    heard = (all_of_it[:, 0] >= LEAST_FRAMES).flatten()
+    if heard.sum() < 2:
+        return seen.sum() * 0
+    first, second = (
+        F.normalize((part.transpose(1, 2) @ seen).flatten(0, 1)[heard], dim=-1)
+        for part in (early, spoken - early)
+    )
+    likeness = HALVES_SCALE * first @ second.T
+    who = torch.arange(len(first))
+    return (F.cross_entropy(likeness, who) + F.cross_entropy(likeness.T, who)) / 2
+
+
+class Batch(NamedTuple):
+    """Signal [B, S], its lengths [B] in samples and labels [B, T, N]."""
+
+    signal: Tensor
+    lengths: Tensor
+    labels: Tensor
 
 
 class Maker:
     """Batches of sessions, each of a seed of its own."""
 
-    def __init__(
-        self, speakers: list[Speaker], surroundings: Surroundings, config: DataConfig, columns: int
-    ) -> None:
-        self.speakers, self.surroundings, self.speeds = speakers, surroundings, config.speeds
+    def __init__(self, config: DataConfig, columns: int) -> None:
+        self.real, _, _ = split(read_speakers(config.voices))
+        self.speakers = [*self.real, *made_of(self.real, config.copies), *synthesised()]
+        self.surroundings, self.speeds, self.plain = (
+            Surroundings.read(config.rir_noise),
+            config.speeds,
+            config.plain,
+        )
         self.columns, self.loudness = columns, Loudness(silent_probability=0.03)
-        names = [(speaker.name, speed) for speaker in speakers for speed in config.speeds]
-        self.number = {name: number for number, name in enumerate(names)}
 
-    def batch(self, stage: Stage, seed: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Signal [B, S], its lengths, labels [B, T, N] and the voices' numbers [B, N]."""
+    def batch(self, stage: Stage, seed: str) -> Batch:
+        """As many sessions as the stage has in a step."""
         rng = random.Random(seed)
         config = SimulationConfig(
             seconds=stage.seconds,
@@ -146,90 +187,106 @@ class Maker:
             silence=0.15,
             overlap=0.12,
             speeds=self.speeds,
+            room_probability=0.3,
         )
-        made = [
-            session(self.speakers, self.surroundings, config, self.loudness, rng, self.columns)
-            for _ in range(stage.sessions)
-        ]
-        identities = torch.zeros(len(made), self.columns, dtype=torch.long)
-        for row, one in enumerate(made):
-            speeds = {turn.speaker: turn.speed for turn in one.turns}
-            for column, name in enumerate(one.names):
-                identities[row, column] = self.number[name, speeds[name]]
+        made = []
+        for _ in range(stage.sessions):
+            pool = self.real if rng.random() < self.plain else self.speakers
+            made.append(session(pool, self.surroundings, config, self.loudness, rng, self.columns))
         signal = torch.from_numpy(np.stack([one.signal for one in made]))
         labels = torch.from_numpy(np.stack([one.labels for one in made]))
-        return signal, torch.full((len(made),), signal.shape[1]), labels, identities
+        return Batch(signal, torch.full((len(made),), signal.shape[1]), labels)
 
 
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Linear warm-up, then half a cosine down to a hundredth."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+def learning_rate(config: TrainingConfig, done: float) -> float:
+    """Linear warm-up, then half a cosine down to a hundredth, by the share of the training that is done."""
+    if done < config.warmup:
+        return config.lr * max(0.01, done / config.warmup)
+    left = (done - config.warmup) / (1 - config.warmup)
+    return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, left))))
 
 
 def train(recipe: Recipe) -> SortformerModel:
     """Train, or go on with, the recipe's run; returns the averaged model."""
     config, output = recipe.training, Path(recipe.output)
     torch.manual_seed(config.seed)
-    speakers, _, _ = split(read_speakers(recipe.data.voices))
-    maker = Maker(speakers, Surroundings.read(recipe.data.rir_noise), recipe.data, recipe.model.max_speakers)
+    maker = Maker(recipe.data, recipe.model.max_speakers)
     model = centred(SortformerModel(recipe.model)).train()
-    helper = Helper(recipe.model.encoder.d_model, len(maker.number))
+    if config.start is not None:
+        model.load_state_dict(aronnax.load(config.start, device="cpu").state_dict())
+    helper = Helper(recipe.model.encoder.d_model)
     print(
-        f"{len(speakers)} speakers, {len(maker.number)} voices, {model.num_parameters():,} parameters",
+        f"{len(maker.real)} speakers, {len(maker.speakers) * len(maker.speeds)} voices,"
+        f" {model.num_parameters():,} parameters, {time.process_time():.0f} s of processor time for making them",
         flush=True,
     )
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
     learning = [p for p in [*model.parameters(), *helper.parameters()] if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, betas=(0.9, 0.98), weight_decay=config.weight_decay)
-    parts, first = {"model": model, "helper": helper, "average": average, "optimizer": optimizer}, 0
-    state_file = output / "state.pt"
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        first = state.pop("step")
-        for name, values in state.items():
-            parts[name].load_state_dict(values)
-        print(f"going on from step {first}", flush=True)
-    started, sums, making = time.monotonic(), np.zeros(5), 0.0
-    for step in range(first, config.steps):
-        stage = next(stage for stage in config.stages if step < stage.until * config.steps)
+    parts = {"model": model, "helper": helper, "average": average, "optimizer": optimizer}
+    step, spent = resume(output / "state.pt", parts)
+    # Processor time of this run and, with what was spent in the runs before it, of the whole training.
+    spent -= time.process_time() if step else 0.0
+    sums, making = np.zeros(5), 0.0
+    while (done := (spent + time.process_time()) / (60 * config.minutes)) < 1:
+        stage = next(stage for stage in config.stages if done < stage.until)
+        model.encoder.pre_encode.conv.requires_grad_(stage.front)
         clock = time.process_time()
-        signal, lengths, labels, identities = maker.batch(stage, f"{config.seed} step {step}")
+        batch = maker.batch(stage, f"{config.seed} step {step}")
         making += time.process_time() - clock
-        with torch.autocast("cpu", torch.bfloat16, enabled=stage.bf16):
-            states, found, frames = hear(model, signal, lengths)
-        losses = diarization_losses(
-            found, labels, frames, sort_weight=recipe.model.sort_weight, pil_weight=recipe.model.pil_weight
-        )
-        affinity, naming = helper(states.float(), labels, frames, identities)
-        fading = 1 - step / config.steps
-        loss = 4 * losses.loss + fading * (config.affinity_weight * affinity + config.speaker_weight * naming)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, done)
         optimizer.zero_grad()
+        loss, seen = losses(recipe, model, helper, batch, 1 - 0.8 * done, stage.bf16)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(learning, config.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
         optimizer.step()
         # A young average forgets its beginning.
-        if step < first + 10 and first == 0:
+        if step < 10:
             average.module.load_state_dict(model.state_dict())
         average.update_parameters(model)
-        sums += [losses.sort.item(), losses.pil.item(), affinity.item(), naming.item(), float(norm)]
-        if (step + 1) % 25 == 0:
-            sort, pil, pair, name, norm_ = sums / 25
+        sums += [*seen, float(norm)]
+        step += 1
+        if step % 25 == 0:
+            sort, pil, pair, half, norm_ = sums / 25
             print(
-                f"step {step + 1} {time.monotonic() - started:.0f} s ({time.process_time():.0f} s of processor time,"
-                f" {making:.0f} s for the sessions) sort {sort:.4f} pil {pil:.4f} pairs {pair:.3f} names {name:.2f}"
+                f"step {step} {100 * done:.1f} % ({time.process_time():.0f} s of processor time,"
+                f" {making:.0f} s for the sessions) sort {sort:.4f} pil {pil:.4f} pairs {pair:.3f} halves {half:.3f}"
                 f" norm {norm_:.2f}",
                 flush=True,
             )
             sums[:] = 0
-        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            save_state(state_file, step + 1, parts)
+        if step % config.save_every == 0:
+            save_state(output / "state.pt", step, spent + time.process_time(), parts)
             average.module.save_pretrained(output / "model", dtype=torch.float16)
+    save_state(output / "state.pt", step, spent + time.process_time(), parts)
+    average.module.save_pretrained(output / "model", dtype=torch.float16)
     return average.module.eval()
+
+
+def losses(
+    recipe: Recipe, model: SortformerModel, helper: Helper, batch: Batch, aside: float, bf16: bool
+) -> tuple[Tensor, list[float]]:
+    """What is learned from, and its parts; the tasks beside the diarization count `aside` times their weight."""
+    config = recipe.training
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        states, (*early, last), lengths = hear(model, batch.signal, batch.lengths)
+
+    def diarization(found: Tensor) -> DiarizationLosses:
+        return diarization_losses(
+            found,
+            batch.labels,
+            lengths,
+            sort_weight=recipe.model.sort_weight,
+            pil_weight=recipe.model.pil_weight,
+        )
+
+    found = diarization(last)
+    before = sum((diarization(one).loss for one in early), torch.zeros(())) / max(1, len(early))
+    affinity, halves = helper(states.float(), batch.labels, lengths)
+    beside = config.affinity_weight * affinity + config.halves_weight * halves
+    loss = 4 * (found.loss + config.early_weight * before) + aside * beside
+    return loss, [one.item() for one in (found.sort, found.pil, affinity, halves)]
 
 
 def centred(model: SortformerModel) -> SortformerModel:
@@ -241,22 +298,41 @@ def centred(model: SortformerModel) -> SortformerModel:
     return model
 
 
-def hear(model: SortformerModel, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The encoder's states [B, T, D], the probabilities [B, T, N] and the lengths in frames."""
+def hear(model: SortformerModel, signal: Tensor, lengths: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+    """The encoder's states [B, T, D], the probabilities [B, T, N] after each layer behind it, the lengths."""
     with torch.no_grad():
         features, lengths = model.features(signal, lengths)
         features = model.spec_augmentation(features, lengths)
     frames, lengths = model.encoder.pre_encode(features, lengths)
     states = model.encoder.encode_frames(frames, lengths).states
-    seen = model.transformer_encoder(model.sortformer_modules.project(states), lengths)
-    return states, model.sortformer_modules(seen).float(), lengths
+    x, found = model.sortformer_modules.project(states), []
+    # All sessions of a batch are equally long.
+    for layer in model.transformer_encoder.layers:
+        x = layer(x, None)
+        found.append(model.sortformer_modules(x).float())
+    return states, found, lengths
 
 
-def save_state(path: Path, step: int, parts: dict[str, nn.Module | torch.optim.Optimizer]) -> None:
+def save_state(
+    path: Path, step: int, spent: float, parts: dict[str, nn.Module | torch.optim.Optimizer]
+) -> None:
     """All that resuming needs, replaced in one move."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"step": step, **{name: part.state_dict() for name, part in parts.items()}}, f"{path}.new")
+    state = {"step": step, "spent": spent, **{name: part.state_dict() for name, part in parts.items()}}
+    torch.save(state, f"{path}.new")
     Path(f"{path}.new").replace(path)
+
+
+def resume(path: Path, parts: dict[str, nn.Module | torch.optim.Optimizer]) -> tuple[int, float]:
+    """Steps done and processor time spent by the runs before this one, whose state is loaded; zeros without one."""
+    if not path.exists():
+        return 0, 0.0
+    state = torch.load(path, weights_only=True)
+    step, spent = state.pop("step"), state.pop("spent")
+    for name, values in state.items():
+        parts[name].load_state_dict(values)
+    print(f"going on from step {step}", flush=True)
+    return step, spent
 
 
 if __name__ == "__main__":
