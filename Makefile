@@ -55,7 +55,7 @@ lint: $(STAMP)
 
 parity: $(STAMP) $(PARITY_STAMP)
 	@echo "aronnax: NeMo writes, aronnax reads, and the other way round"
-	@for name in encoder features heads text_pieces aed_decoder aed_loss; do \
+	@for name in encoder features heads text_pieces aed_decoder aed_loss chat_prompts bestow_reader salm; do \
 		$(NEMO_PYTHON) tests/parity/make/$$name.py > /dev/null 2>&1 || { echo "NeMo could not write the $$name fixtures"; exit 1; }; \
 	done
 	@for name in sortformer sortformer_losses; do \
