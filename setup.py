@@ -49,7 +49,7 @@ EXTRAS["live"] = ["sounddevice>=0.4"]
 setup(
     name="aronnax",
     version=VERSION,
-    description="Run, train and study public speech models: FastConformer CTC, RNN-T, TDT and hybrids.",
+    description="Run, train and study public speech models: FastConformer, Canary, Sortformer, SALM, BESTOW.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
