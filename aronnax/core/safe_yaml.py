@@ -46,7 +46,11 @@ def parse_yaml(text: str | bytes, where: str) -> Any:
         for event in yaml.parse(text, Loader=_Parser):
             builder.feed(event)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+        said = " ".join(str(error).split())
+        # PyYAML from 6.0.4 on looks ahead, and refuses by itself what is nested a thousand deep.
+        if "maximum nesting depth" in said:
+            said = f"nested deeper than {MAX_DEPTH} levels"
+        raise ConfigError(f"{where} is not valid YAML: {said}") from None
     return builder.result
 
 
