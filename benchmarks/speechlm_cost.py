@@ -2,7 +2,7 @@
 
     python benchmarks/speechlm_cost.py [--repeats N] [--batch N] [--text N]
 
-All three have the same Llama of 30 million random parameters, one thread, and learn all of it. The frames are given,
+All three have the same Llama of 27 million random parameters, one thread, and learn all of it. The frames are given,
 because the encoder in front of them is the same. A step is the forward pass, the loss over 8 answer tokens and the
 backward pass; the language model's share of it is told apart from that of joining the two (SALM's splice, BESTOW's
 reader). Times are processor seconds, least of the repeats, which take turns. Memory is what the backward pass needs:
