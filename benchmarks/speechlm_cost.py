@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ Joined = tuple[Tensor, Tensor]
 """What the language model reads [B, U', D], and the token each position has to say next [B, U']."""
 
 
-class Kind:
+class Kind(ABC):
     """One way to give a language model ears."""
 
     def __init__(self, llm: Backbone) -> None:
@@ -68,9 +69,9 @@ class Kind:
         self.parts: nn.Module = nn.Module()
         """What it adds to the language model."""
 
+    @abstractmethod
     def join(self, batch: Batch) -> Joined:
         """Text and speech as the language model reads them."""
-        raise NotImplementedError
 
     def read(self, joined: Tensor, batch: Batch) -> Tensor:
         """Hidden states of the language model."""

@@ -72,7 +72,8 @@ def ask(
     asked = Asked(model, device, dtype, options)
     answers = _Answers(file_format, out)
     if not each:
-        answers.give(_answer(asked.load(), text, recordings or [], system, asked), recordings)
+        name = Path(recordings[0]).stem if recordings else "answer"
+        answers.give(_answer(asked.load(), text, recordings or [], system, asked), name)
         return
     assert recordings is not None
     raise SystemExit(_each(asked, text, recordings, system, answers))
@@ -84,9 +85,9 @@ def _each(asked: Asked, text: str, recordings: list[str], system: str | None, an
     from aronnax.cli.terminal import complain
 
     model, status = asked.load(), 0
-    for recording, stem in zip(recordings, output_names(recordings)):
+    for recording, name in zip(recordings, output_names(recordings)):
         try:
-            answers.give(_answer(model, text, [recording], system, asked), [stem])
+            answers.give(_answer(model, text, [recording], system, asked), name)
         except AudioError as error:
             complain(str(error))
             status = 1
@@ -122,14 +123,13 @@ class _Answers:
             except OSError as error:
                 raise OptionError(f"--out {out} cannot be made: {error.strerror}") from None
 
-    def give(self, reply: Reply, recordings: list[str] | None) -> None:
-        """Deliver one answer; the first recording names its file."""
+    def give(self, reply: Reply, name: str) -> None:
+        """Deliver one answer; `name` is its file's, without the format."""
         written = reply.text if self.file_format == "txt" else json.dumps(reply.to_dict(), ensure_ascii=False)
         if self.out is None:
             print(written, flush=True)
             return
-        stem = Path(recordings[0]).stem if recordings else "answer"
-        target = self.out / f"{stem}.{self.file_format}"
+        target = self.out / f"{name}.{self.file_format}"
         try:
             target.write_text(written + "\n", encoding="utf-8")
         except OSError as error:

@@ -121,6 +121,19 @@ def test_answers_are_written_beside_each_other(run: Run, ears: Ears) -> None:
     assert json.loads(Path("answers", "answer.json").read_text())["text"] == "Hi"
 
 
+def test_recordings_of_one_stem_do_not_overwrite_each_other(run: Run, ears: Ears) -> None:
+    for name in ("x/take.wav", "y/take.wav", "x/take.flac"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    assert run("Hear", "x/take.wav", "y/take.wav", "x/take.flac", "--each", "--out", "answers")[0] == 0
+    written = {file.name: file.read_text().split()[-1] for file in Path("answers").iterdir()}
+    assert written == {
+        "take.wav.txt": "x/take.wav",
+        "take.wav-2.txt": "y/take.wav",
+        "take.flac.txt": "x/take.flac",
+    }
+
+
 def test_one_recording_that_cannot_be_read_does_not_stop_the_others(run: Run, ears: Ears) -> None:
     status, out, err = run("Hear", "broken.wav", "a.wav", "gone.wav", "--each")
     assert status == 1

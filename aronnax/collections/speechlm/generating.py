@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,9 +62,8 @@ def open_audio(model: SpeechLM, audio: Audio, where: str, sample_rate: int | Non
     """The samples [S] of a recording at the model's rate, of all its channels' mean."""
     source = _source(audio, where, sample_rate)
     try:
-        stream = source.open(model.sample_rate)
-        samples = torch.from_numpy(stream.read(0, stream.samples))
-        stream.close()
+        with closing(source.open(model.sample_rate)) as stream:
+            samples = torch.from_numpy(stream.read(0, stream.samples))
     except AronnaxError as error:
         raise AudioError(f"{where}: {error}") from None
     if model.perception.frames(samples.shape[0]) < 1:
