@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from aronnax.collections.llm.backbone import Backbone, BackboneConfig
+from aronnax.collections.llm.backbone.loading import check_vocabulary
 from aronnax.collections.llm.chat.tokenizer import AUDIO, AUDIO_TOKEN, ChatTokenizer
 from aronnax.collections.llm.lora.attaching import adapted_name, attach
 from aronnax.collections.llm.lora.config import LoRA
@@ -104,7 +105,9 @@ class SpeechLM(Model):
         tokenizer = ChatTokenizer.from_assets(
             assets, prompt_format=config.prompt_format, audio_token=config.audio_token
         )
-        return cls(config, tokenizer)
+        model = cls(config, tokenizer)
+        check_vocabulary(dict(assets), model.llm.embedding, "the checkpoint")
+        return model
 
     @classmethod
     def references(cls, config: Any) -> Mapping[str, Reference]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from aronnax.collections.llm.chat.messages import Audio, Message
 from aronnax.collections.speechlm.conversation.batch import ConversationBatch, collate
 from aronnax.collections.speechlm.salm.model import SALM
+from aronnax.core.errors import CheckpointError
 from aronnax.core.loading import load
 from tests.speechlm.tiny import CONFIG, noise, salm
 
@@ -113,3 +115,10 @@ def test_long_recordings_are_heard_in_pieces(seconds: float) -> None:
     ]
     torch.testing.assert_close(heard, torch.cat(by_hand), atol=1e-5, rtol=1e-4)
     assert pieces.positions([5, -1, 6], [len(signal)]) == 2 + len(heard)
+
+
+def test_a_tokenizer_with_more_words_than_the_language_model_is_refused() -> None:
+    settings = {**CONFIG.backbone.settings, "vocab_size": CONFIG.backbone.settings["vocab_size"] - 3}
+    smaller = replace(CONFIG, backbone=replace(CONFIG.backbone, settings=settings))
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        SALM.build(smaller, salm().assets())
