@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import soxr
 from scipy.signal import fftconvolve
 from voices import LEVEL, RATE, Speaker, Surroundings
 
@@ -36,6 +37,8 @@ class Loudness:
     """Signal to noise ratio of white noise, in every session."""
     silent_probability: float = 0.0
     """Share of sessions in which nobody speaks: digital silence, or nothing but noise."""
+    narrow_probability: float = 0.0
+    """Share of sessions that have been through a telephone's 8 kHz."""
 
 
 CLEAN = Loudness((0.0, 0.0), 0.0, 0.0, (20.0, 20.0), (60.0, 60.0))
@@ -84,6 +87,9 @@ def session(
         mixture += track * np.float32(10 ** (rng.uniform(*config.gain_db) / 20))
     if not silent or rng.random() < 0.5:
         mixture = _noisy(mixture, surroundings, loudness, rng)
+    if loudness.narrow_probability and rng.random() < loudness.narrow_probability:
+        narrow = soxr.resample(mixture, RATE, RATE // 2)
+        mixture = np.resize(soxr.resample(narrow, RATE // 2, RATE), samples)
     mixture *= 10 ** (rng.uniform(*loudness.session_db) / 20)
     return Session(
         mixture / max(1.0, float(np.abs(mixture).max())),

@@ -11,7 +11,7 @@ import math
 import random
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,8 @@ LEAST_FRAMES = 6
 """A speaker who is heard alone for less is not compared with others."""
 HALVES_SCALE = 15.0
 """Of the cosines between what speakers say first and later."""
+PACE = (0.4, 1.4)
+"""Turns of a session last, in the mean, so many times what the stage says."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ class Maker:
             config.speeds,
             config.plain,
         )
-        self.columns, self.loudness = columns, Loudness(silent_probability=0.03)
+        self.columns, self.loudness = columns, Loudness(silent_probability=0.03, narrow_probability=0.25)
 
     def batch(self, stage: Stage, seed: str) -> Batch:
         """As many sessions as the stage has in a step."""
@@ -192,7 +194,8 @@ class Maker:
         made = []
         for _ in range(stage.sessions):
             pool = self.real if rng.random() < self.plain else self.speakers
-            made.append(session(pool, self.surroundings, config, self.loudness, rng, self.columns))
+            pace = replace(config, turn_seconds=stage.turn_seconds * rng.uniform(*PACE))
+            made.append(session(pool, self.surroundings, pace, self.loudness, rng, self.columns))
         signal = torch.from_numpy(np.stack([one.signal for one in made]))
         labels = torch.from_numpy(np.stack([one.labels for one in made]))
         return Batch(signal, torch.full((len(made),), signal.shape[1]), labels)
