@@ -20,7 +20,7 @@ from aronnax.core.errors import OptionError
 from aronnax.core.model import Model
 
 if TYPE_CHECKING:
-    from aronnax.collections.asr.encoder import Attention, EncoderOutput
+    from aronnax.collections.asr.encoder import Attention, EncoderOutput, Enter
     from aronnax.collections.asr.hypothesis import Hypothesis
     from aronnax.collections.asr.transcribing import Result
     from aronnax.collections.asr.words import Clock
@@ -100,15 +100,23 @@ class SpeechRecognizer(Model):
         hop = round(self.config.preprocessor.window_stride * self.sample_rate)
         return int(hop * self.config.encoder.subsampling_factor)
 
-    def encode(self, signal: Tensor, lengths: Tensor, attention: Attention | None = None) -> EncoderOutput:
+    def encode(
+        self,
+        signal: Tensor,
+        lengths: Tensor,
+        attention: Attention | None = None,
+        *,
+        enter: Enter | None = None,
+    ) -> EncoderOutput:
         """Signal [B, S] at `sample_rate` with lengths [B] in samples -> encoder states [B, T, D].
 
-        SpecAugment is applied in training mode only. `attention` overrides the encoder's own for this call.
+        SpecAugment is applied in training mode only. `attention` overrides the encoder's own for this call, and
+        `enter` may change the frames that enter its first layer.
         """
         features, lengths = self.preprocessor(signal, lengths)
         if self.training:
             features = self.spec_augmentation(features, lengths)
-        output: EncoderOutput = self.encoder(features, lengths, attention=attention)
+        output: EncoderOutput = self.encoder(features, lengths, attention=attention, enter=enter)
         return output
 
     def choose_head(self, head: str | None) -> str:

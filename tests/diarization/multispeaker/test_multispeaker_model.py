@@ -21,33 +21,49 @@ from aronnax.core.errors import ConfigError, OptionError
 from .conftest import RATE, TOKENS, diarizer, multispeaker, noises, recogniser
 
 
-def heard(model, seconds=2.0):
+def signal_of(seconds=2.0):
+    """A signal [1, S] and its length [1]; two seconds have 25 frames."""
     signal = torch.from_numpy(noises([seconds])[0])[None]
-    return model.encode(signal, torch.tensor([signal.shape[1]]))
+    return signal, torch.tensor([signal.shape[1]])
 
 
 def test_with_the_kernel_off_the_states_are_the_recognisers_own_bitwise(kind):
     plain, off = recogniser(kind), multispeaker(kind, kernel=None)
-    signal = torch.from_numpy(noises([2.0])[0])[None]
-    lengths = torch.tensor([signal.shape[1]])
+    signal, lengths = signal_of()
     with torch.inference_mode():
-        alone, encoded = plain.encode(signal, lengths), off.encode(signal, lengths)
-        supervised = off.supervised(encoded, torch.rand(1, 25, 2), torch.tensor([25]))
-        assert torch.equal(supervised.states, alone.states)
-        found, _ = off.recogniser.decode(supervised.states, supervised.lengths)
+        alone = plain.encode(signal, lengths)
+        encoded = off.encode(signal, lengths, torch.rand(1, 25, 2), torch.tensor([25]))
+        assert torch.equal(encoded.states, alone.states)
+        found, _ = off.recogniser.decode(encoded.states, encoded.lengths)
         expected, _ = plain.decode(alone.states, alone.lengths)
     assert found == expected
 
 
 def test_with_the_kernel_on_the_decoder_hears_states_and_speakers(kind):
-    model = multispeaker(kind)
+    model, (signal, lengths), activity = multispeaker(kind), signal_of(), torch.rand(1, 25, 2)
     with torch.inference_mode():
-        encoded = heard(model)
-        activity = torch.rand(1, encoded.states.shape[1], 2)
-        found = model.supervised(encoded, activity, encoded.lengths)
-    expected = encoded.states + activity @ speaker_kernel(2, encoded.states.shape[2])
+        alone = model.recogniser.encode(signal, lengths)
+        frames = alone.states.shape[1]
+        found = model.encode(signal, lengths, activity, torch.tensor([25]))
+    known = torch.cat([activity, activity[:, -1:]], 1)[:, :frames]
+    torch.testing.assert_close(found.states, alone.states + known @ speaker_kernel(2, alone.states.shape[2]))
+    assert torch.equal(found.lengths, alone.lengths)
+
+
+def test_before_the_encoder_its_layers_hear_frames_and_speakers(kind):
+    model = multispeaker(kind, kernel=KernelConfig(before="encoder"))
+    (signal, lengths), activity, inside = signal_of(), torch.rand(1, 25, 2), model.recogniser
+    with torch.inference_mode():
+        found = model.encode(signal, lengths, activity, torch.tensor([25]))
+        frames, frame_lengths = inside.encoder.pre_encode(*inside.preprocessor(signal, lengths))
+        known = torch.cat([activity, activity[:, -1:]], 1)[:, : frames.shape[1]]
+        entering = frames + known @ speaker_kernel(2, frames.shape[2])
+        expected = inside.encoder.encode_frames(entering, frame_lengths).states
+        if kind == "canary":
+            expected = inside.encoder_decoder_proj(expected)
+        nobody = model.encode(signal, lengths, torch.zeros(1, 25, 2), torch.tensor([25]))
+        assert torch.equal(nobody.states, inside.encode(signal, lengths).states)
     torch.testing.assert_close(found.states, expected)
-    assert found.lengths is encoded.lengths
 
 
 def test_a_saved_model_says_the_same(kind, tmp_path):
@@ -232,9 +248,8 @@ def test_more_speakers_than_the_model_writes_are_refused():
     with pytest.raises(OptionError, match="names 3 speakers, and the model writes at most 2"):
         multispeaker().transcribe((noises([2.0])[0], RATE), diarization=crowd)
     model = multispeaker()
-    encoded = heard(model)
     with pytest.raises(OptionError, match="that of 3 speakers, and the model has 2"):
-        model.supervised(encoded, torch.zeros(1, 25, 3), encoded.lengths)
+        model.encode(*signal_of(), torch.zeros(1, 25, 3), torch.tensor([25]))
 
 
 def test_a_recogniser_without_speaker_tokens_is_refused():

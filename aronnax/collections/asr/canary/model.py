@@ -24,7 +24,7 @@ from aronnax.collections.common.text.prompts import CanaryTokenizer, Prompted, p
 from aronnax.core.errors import OptionError
 
 if TYPE_CHECKING:
-    from aronnax.collections.asr.encoder import Attention
+    from aronnax.collections.asr.encoder import Attention, Enter
     from aronnax.collections.asr.transcribing import Result
     from aronnax.collections.common.nn.generation import GenerationOptions, Guard
 
@@ -108,9 +108,16 @@ class CanaryModel(SpeechRecognizer):
             raise OptionError("the model has no tokenizer, so it can neither be prompted nor write text")
         return self.tokenizer
 
-    def encode(self, signal: Tensor, lengths: Tensor, attention: Attention | None = None) -> EncoderOutput:
+    def encode(
+        self,
+        signal: Tensor,
+        lengths: Tensor,
+        attention: Attention | None = None,
+        *,
+        enter: Enter | None = None,
+    ) -> EncoderOutput:
         """Signal [B, S] with lengths [B] in samples -> encoder states [B, T, D] as the decoder takes them."""
-        output = super().encode(signal, lengths, attention)
+        output = super().encode(signal, lengths, attention, enter=enter)
         return output._replace(states=self.encoder_decoder_proj(output.states))
 
     def forward_tokens(

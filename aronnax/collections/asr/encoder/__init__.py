@@ -1,7 +1,7 @@
 """FastConformer: log-mel features to encoder states."""
 
 from aronnax.collections.asr.encoder.config import FastConformerConfig
-from aronnax.collections.asr.encoder.fastconformer import EncoderOutput, FastConformer
+from aronnax.collections.asr.encoder.fastconformer import EncoderOutput, Enter, FastConformer
 from aronnax.collections.common.nn.windows import Attention
 
-__all__ = ["Attention", "EncoderOutput", "FastConformer", "FastConformerConfig"]
+__all__ = ["Attention", "EncoderOutput", "Enter", "FastConformer", "FastConformerConfig"]

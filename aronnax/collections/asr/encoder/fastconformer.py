@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,9 @@ from aronnax.collections.common.nn.attention import AttentionPlan
 from aronnax.collections.common.nn.derived import forget_derived
 from aronnax.collections.common.nn.masks import any_padding, valid_frames
 from aronnax.collections.common.nn.windows import Attention
+
+Enter = Callable[[Tensor, Tensor], Tensor]
+"""Frames [B, T', D] and their lengths [B] -> frames [B, T', D]."""
 
 
 class EncoderOutput(NamedTuple):
@@ -62,9 +66,15 @@ class FastConformer(nn.Module):
         *,
         attention: Attention | None = None,
         all_layers: bool = False,
+        enter: Enter | None = None,
     ) -> EncoderOutput:
-        """features [B, T, F], lengths [B] -> states [B, T', D], lengths [B]."""
+        """features [B, T, F], lengths [B] -> states [B, T', D], lengths [B].
+
+        `enter` may change the frames [B, T', D] of lengths [B] that enter the first layer.
+        """
         x, lengths = self.pre_encode(features, lengths.to(torch.int64))
+        if enter is not None:
+            x = enter(x, lengths)
         return self.encode_frames(x, lengths, attention=attention, all_layers=all_layers)
 
     def encode_frames(

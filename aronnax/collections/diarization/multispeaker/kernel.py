@@ -27,6 +27,9 @@ TOLERANCE = 2
 class KernelConfig:
     """How probabilities and states are combined; the paper's own choice is not told, so the default changes least."""
 
+    before: Literal["encoder", "decoder"] = "decoder"
+    """Where the speakers are added: to the frames that enter the encoder's layers, which can then tell apart who
+    speaks at once, or, as in the paper, to the states that leave them."""
     normalise: Literal["none", "l2"] = "none"
     """"l2" brings states and probabilities to unit length in each frame before they meet."""
     normalise_product: bool = False

@@ -105,7 +105,7 @@ class MultispeakerModel(Model):
         self.kernel = (
             None
             if config.kernel is None
-            else SpeakerKernel(config.kernel, config.speakers, _width(self.recogniser))
+            else SpeakerKernel(config.kernel, config.speakers, _width(self.recogniser, config.kernel))
         )
 
     @classmethod
@@ -183,25 +183,36 @@ class MultispeakerModel(Model):
         found: Activity = self.diarizer(signal, lengths)
         return Activity(found.probabilities[:, :, : self.max_speakers], found.lengths)
 
-    def encode(self, signal: Tensor, lengths: Tensor, attention: Attention | None = None) -> EncoderOutput:
-        """Signal [B, S] with lengths [B] in samples -> the recogniser's states [B, T, D] without the speakers."""
-        return self.recogniser.encode(signal, lengths, attention)
+    def encode(
+        self,
+        signal: Tensor,
+        lengths: Tensor,
+        activity: Tensor,
+        activity_lengths: Tensor,
+        attention: Attention | None = None,
+    ) -> EncoderOutput:
+        """The recogniser's states [B, T, D] with the speakers in them, as its decoder takes them.
 
-    def supervised(self, encoded: EncoderOutput, activity: Tensor, lengths: Tensor) -> EncoderOutput:
-        """States with the speakers in them, from probabilities [B, T', N] with lengths [B] in frames.
-
-        Without a kernel these are the states themselves. Raises OptionError for probabilities of another frame rate
-        or another number of speakers.
+        Signal [B, S] with lengths [B] in samples, probabilities [B, T', N] with lengths [B] in frames. Without a
+        kernel these are the recogniser's own states. Raises OptionError for probabilities of another frame rate or
+        another number of speakers.
         """
-        if self.kernel is None:
-            return encoded
+        kernel = self.kernel
+        if kernel is None:
+            return self.recogniser.encode(signal, lengths, attention)
         if activity.shape[2] != self.max_speakers:
             raise OptionError(
                 f"the activity is that of {activity.shape[2]} speakers, and the model has {self.max_speakers}"
             )
-        frames = encoded.states.shape[1]
-        fitting = aligned(activity, lengths.to(encoded.lengths.device), frames, encoded.lengths)
-        return encoded._replace(states=self.kernel(encoded.states, fitting))
+
+        def supervised(states: Tensor, state_lengths: Tensor) -> Tensor:
+            known = activity_lengths.to(state_lengths.device)
+            return kernel(states, aligned(activity, known, states.shape[1], state_lengths))
+
+        if kernel.config.before == "encoder":
+            return self.recogniser.encode(signal, lengths, attention, enter=supervised)
+        encoded = self.recogniser.encode(signal, lengths, attention)
+        return encoded._replace(states=supervised(encoded.states, encoded.lengths))
 
     def transcribe(
         self,
@@ -287,10 +298,12 @@ def _recogniser(config: MultispeakerConfig, assets: Mapping[str, bytes]) -> Spee
     return cls.build(from_dict(cls.Config, options, "recogniser"), assets)
 
 
-def _width(recogniser: SpeechRecognizer) -> int:
-    """Width of the states that the recogniser decodes."""
+def _width(recogniser: SpeechRecognizer, kernel: KernelConfig) -> int:
+    """Width of the frames that the recogniser encodes, or of the states that it decodes."""
     decoder = getattr(recogniser.config, "decoder", None)
-    return int(recogniser.config.encoder.d_model if decoder is None else decoder.hidden_size)
+    if kernel.before == "encoder" or decoder is None:
+        return int(recogniser.config.encoder.d_model)
+    return int(decoder.hidden_size)
 
 
 def _check_frames(recogniser: SpeechRecognizer, diarizer: SortformerModel) -> None:

@@ -178,12 +178,12 @@ class MultispeakerTask(Task):
         shortest = round(SHORTEST_SECONDS * model.sample_rate)
         missing = max(0, shortest - speech.signal.shape[1])
         lengths = speech.signal_lengths.clamp(min=shortest)
-        encoded = model.encode(torch.nn.functional.pad(speech.signal, (0, missing)), lengths)
+        signal = torch.nn.functional.pad(speech.signal, (0, missing))
         frames = torch.div(
             lengths + model.samples_per_frame - 1, model.samples_per_frame, rounding_mode="floor"
         )
         fitting = torch.nn.functional.pad(activity, (0, 0, 0, max(0, int(frames.max()) - activity.shape[1])))
-        return model.supervised(encoded, fitting, frames)
+        return model.encode(signal, lengths, fitting, frames)
 
     def _mixed(self, batch: MultispeakerBatch) -> Tensor:
         """Who speaks [B, T, N]: really, or by the diarizer, drawn for each session."""

@@ -156,9 +156,10 @@ def hear(model: MultispeakerModel, rows: Sequence[Row], options: Options) -> lis
         activity[place, : len(known)] = torch.from_numpy(known)
     prompted = options.request.keywords([row.asked for row in rows]) if options.request else {}
     with torch.inference_mode():
-        encoded = model.encode(batch.to(model.device), lengths.to(model.device))
         counted = torch.tensor(frames, device=model.device)
-        encoded = model.supervised(encoded, activity.to(model.device), counted)
+        encoded = model.encode(
+            batch.to(model.device), lengths.to(model.device), activity.to(model.device), counted
+        )
         found, _ = model.recogniser.decode(
             encoded.states, encoded.lengths, head=options.head, confidence=options.confidence, **prompted
         )
