@@ -1,6 +1,7 @@
 """Test multi-speaker recognition of digits on two speakers it has not heard; prints a table and writes JSON.
 
 python examples/diarization/multispeaker/measure.py WITH WITHOUT data.fsdd=FSDD [out=FILE] [sessions=200]
+    [test=george,yweweler]
 
 cpWER is that of all sessions together: words of each speaker against those of who was found for them, by MeetEval.
 "oracle" gives the model the turns that were mixed, "diarizer" what the diarizer in its checkpoint finds.
@@ -30,7 +31,6 @@ from aronnax.collections.common.results.spoken import Spoken
 from aronnax.collections.diarization.multispeaker.model import MultispeakerModel
 from aronnax.collections.diarization.multispeaker.serialisation import Utterance
 
-SPEAKERS = ("jackson", "theo")
 SECONDS = 8.0
 SEED = 2026
 
@@ -45,15 +45,15 @@ class Test:
     turns: Diarization
 
 
-def tests(fsdd: str, count: int, overlap: float) -> list[Test]:
-    """Sessions of the two speakers, the same for every model."""
+def tests(fsdd: str, speakers: Sequence[str], count: int, overlap: float) -> list[Test]:
+    """Sessions of these speakers, the same for every model."""
     clips = load_fsdd(Path(fsdd))
-    voices = [Voice(name, clips[name]) for name in SPEAKERS]
+    voices = [Voice(name, clips[name]) for name in speakers]
     made = []
     for number in range(count):
         rng = random.Random(f"{SEED} test {number}")
-        config = plan(SECONDS, len(SPEAKERS), overlap)
-        session, turns = make(voices, config, rng, varied=False, columns=len(SPEAKERS), name=str(number))
+        config = plan(SECONDS, len(voices), overlap)
+        session, turns = make(voices, config, rng, varied=False, columns=len(voices), name=str(number))
         made.append(Test(session.signal.numpy(), session.activity, session.utterances, turns))
     return made
 
@@ -101,7 +101,7 @@ def frame_errors(sessions: Sequence[Test], found: Sequence[Diarization]) -> floa
     for one, heard in zip(sessions, found):
         assert heard.probabilities is not None
         frames = min(len(heard.probabilities), len(one.active))
-        said, truth = heard.probabilities[:frames, : len(SPEAKERS)] > 0.5, one.active[:frames] > 0.5
+        said, truth = heard.probabilities[:frames, : one.active.shape[1]] > 0.5, one.active[:frames] > 0.5
         spoken += truth.sum()
         wrong += np.maximum(said.sum(1), truth.sum(1)).sum() - (said & truth).sum()
     return float(wrong / spoken)
@@ -136,14 +136,16 @@ def measure(
 def main() -> None:
     """Measure at every share of overlap, and write the numbers where `out` says."""
     with_kernel, without, *pairs = sys.argv[1:]
-    options = {"sessions": "200", **dict(pair.split("=", 1) for pair in pairs)}
+    options = {"sessions": "200", "test": "george,yweweler", **dict(pair.split("=", 1) for pair in pairs)}
     supervised, alone = aronnax.load(with_kernel, device="cpu"), aronnax.load(without, device="cpu")
     assert isinstance(supervised, MultispeakerModel)
     assert isinstance(alone, MultispeakerModel)
     assert alone.kernel is None
     results = {}
     for overlap, share in ((0.2, 1), (0.0, 4), (0.4, 4)):
-        sessions = tests(options["data.fsdd"], int(options["sessions"]) // share, overlap)
+        sessions = tests(
+            options["data.fsdd"], options["test"].split(","), int(options["sessions"]) // share, overlap
+        )
         results[f"overlap of {overlap:.0%} asked for"] = measure(supervised, alone, sessions)
         if "out" in options:
             Path(options["out"]).write_text(json.dumps(results, indent=1) + "\n")

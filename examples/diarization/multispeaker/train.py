@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 # The corpus, the channels and a few pieces of the training are those of the recipe `digits`.
 sys.path.insert(1, str(Path(__file__).parents[2] / "asr" / "digits"))
@@ -51,7 +52,7 @@ class DataConfig:
     """Folder of recorded room responses and noises; None for simulated ones alone."""
     cache: str | None = None
     """Folder where the voices are left for the next training."""
-    test: tuple[str, ...] = ("jackson", "theo")
+    test: tuple[str, ...] = ("george", "yweweler")
     """Speakers who are tested on, and not trained on at any speed or pitch."""
     doubles: int = 20
     """Warped voices made of each other speaker."""
@@ -105,6 +106,8 @@ class Recipe:
     """null trains the same without the speaker kernel."""
     speakers: int = 2
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    listening: TrainingConfig = field(default_factory=TrainingConfig)
+    """How the diarizer learns (diarizer.py), which has heads and encoder at one rate."""
 
 
 class Maker:
@@ -162,30 +165,53 @@ def train(recipe: Recipe) -> MultispeakerModel:
     """Train, or go on with, the recipe's run; returns the model with the averaged recogniser and the diarizer."""
     torch.set_num_threads(1)
     torch.manual_seed(recipe.training.seed)
-    options = {"speakers": recipe.speakers, "kernel": recipe.kernel}
-    loaded = aronnax.load(recipe.start, device="cpu")
-    assert isinstance(loaded, SpeechRecognizer)
-    tokens = [f"<|spltoken{number}|>" for number in range(recipe.speakers)]
-    model = MultispeakerModel.of(with_speaker_tokens(loaded, tokens), **options).train()
-    average = AveragedModel(
-        model.recogniser, multi_avg_fn=_running_average(recipe.training.average), use_buffers=True
-    )
-    _perturb_tracts(model.recogniser, recipe.training.tract)
-    _learn(recipe, MultispeakerTask(model, OptimConfig(), MultispeakerTaskConfig(ground_truth=1.0)), average)
-    diarizer = aronnax.load(recipe.diarizer, device="cpu")
-    return MultispeakerModel.of(average.module, diarizer, **options).eval()
-
-
-def _learn(recipe: Recipe, task: MultispeakerTask, average: AveragedModel) -> None:
-    """All steps that are left."""
-    config, recogniser, state_file = recipe.training, task.model.recogniser, Path(recipe.output) / "state.pt"
+    config, options = recipe.training, {"speakers": recipe.speakers, "kernel": recipe.kernel}
+    model = MultispeakerModel.of(beginner(recipe), **options).train()
+    recogniser = model.recogniser
+    average = averaged(recogniser, config)
+    _perturb_tracts(recogniser, config.tract)
+    task = MultispeakerTask(model, OptimConfig(), MultispeakerTaskConfig(ground_truth=1.0))
     maker = Maker(recipe, task.batch_maker())
     encoder = list(recogniser.encoder.parameters())
     known = {id(parameter) for parameter in encoder}
     heads = [parameter for parameter in recogniser.parameters() if id(parameter) not in known]
     groups = [{"params": heads, "share": 1.0}, {"params": encoder, "share": config.encoder_rate}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=config.weight_decay)
-    parts, first = {"model": recogniser, "average": average, "optimizer": optimizer}, 0
+
+    def losses(step: int, seconds: float) -> dict[str, Tensor]:
+        return task.losses(maker.batch(step, config.sessions, seconds))
+
+    learn(config, recipe.output, {"model": recogniser, "optimizer": optimizer}, average, losses)
+    diarizer = aronnax.load(recipe.diarizer, device="cpu")
+    return MultispeakerModel.of(average.module, diarizer, **options).eval()
+
+
+def beginner(recipe: Recipe) -> SpeechRecognizer:
+    """The recogniser that training starts from, with speaker tokens."""
+    loaded = aronnax.load(recipe.start, device="cpu")
+    assert isinstance(loaded, SpeechRecognizer)
+    return with_speaker_tokens(loaded, [f"<|spltoken{number}|>" for number in range(recipe.speakers)])
+
+
+def averaged(module: nn.Module, config: TrainingConfig) -> AveragedModel:
+    """The moving average of a module's weights."""
+    return AveragedModel(module, multi_avg_fn=_running_average(config.average), use_buffers=True)
+
+
+def learn(
+    config: TrainingConfig,
+    output: str,
+    parts: dict[str, Any],
+    average: AveragedModel,
+    losses: Callable[[int, float], dict[str, Tensor]],
+) -> None:
+    """All steps that are left: `losses` are those of a step with sessions of so many seconds.
+
+    `parts` are what a state is made of beside the average: the model and its optimizer, whose groups have a `share`
+    of the learning rate.
+    """
+    parts, first, state_file = {**parts, "average": average}, 0, Path(output) / "state.pt"
+    model, optimizer = parts["model"], parts["optimizer"]
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         first = state.pop("step")
@@ -195,15 +221,15 @@ def _learn(recipe: Recipe, task: MultispeakerTask, average: AveragedModel) -> No
     started, sums = time.monotonic(), {}
     for step in range(first, config.steps):
         seconds = next(longest for longest, until in config.curriculum if step < until * config.steps)
-        losses = task.losses(maker.batch(step, config.sessions, seconds))
+        found = losses(step, seconds)
         optimizer.zero_grad()
-        losses["loss"].backward()
-        nn.utils.clip_grad_norm_(recogniser.parameters(), config.clip)
+        found["loss"].backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         for group in optimizer.param_groups:
             group["lr"] = group["share"] * _learning_rate(config, step)
         optimizer.step()
-        average.update_parameters(recogniser)
-        sums = {name: sums.get(name, 0.0) + value.item() for name, value in losses.items()}
+        average.update_parameters(model)
+        sums = {name: sums.get(name, 0.0) + value.item() for name, value in found.items()}
         if (step + 1) % 50 == 0:
             means = " ".join(f"{name} {value / 50:.3f}" for name, value in sums.items())
             spent = f"{time.monotonic() - started:.0f} s, {time.process_time():.0f} s of processor time"
