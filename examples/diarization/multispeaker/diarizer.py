@@ -2,7 +2,7 @@
 
 python examples/diarization/multispeaker/diarizer.py data.fsdd=FSDD output=runs/multispeaker/diarizer
 
-It goes on from `diarizer` with the options `listening` of digits.yaml, and hears neither of the speakers of `data.test`.
+It goes on from `diarizer` with the options `listening` of digits.yaml, and hears nobody of `data.test`.
 """
 
 from __future__ import annotations
