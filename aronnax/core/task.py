@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from aronnax.core.errors import ConfigError
 from aronnax.core.model import Model
+from aronnax.core.optimizer_states import check_names, keyed_by_name
 from aronnax.core.parts import Parts, assemble
 
 
@@ -119,7 +120,15 @@ class Task(LightningModule):
         """Builds the optimizer over the trainable parameters of the model, stepped once an update."""
         steps = self.trainer.max_steps if self.trainer.max_steps > 0 else None
         optimizer, scheduler = self.optim.build(self.model, steps)
+        optimizer.register_load_state_dict_pre_hook(lambda own, state: check_names(state, own, self))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Has the optimizer's state name its parameters: under another strategy they have other numbers."""
+        states = checkpoint.get("optimizer_states", [])
+        for place, (state, optimizer) in enumerate(zip(states, self.trainer.optimizers)):
+            if state:  # with weights shared out, the first process alone has it
+                states[place] = keyed_by_name(state, optimizer, self)
 
     def on_train_start(self) -> None:
         """Puts frozen and resting parts in eval mode."""

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,7 @@ from tests.speechlm.tiny import RATE, noise
 
 # Trains a tiny SALM through `common.training.run`; each process has its rows of the global batches.
 WORKER = """
-import json, sys
-from dataclasses import replace
+import json, os, sys
 import torch
 from aronnax.collections.common.data.config import DataConfig
 from aronnax.collections.common.optim import OptimConfig
@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from tests.speechlm.salm.test_salm import ASKED, batch_of
 from tests.speechlm.tiny import salm
 
-output, steps, strategy, devices, log, freeze = sys.argv[1:7]
+output, steps, strategy, devices, log, freeze, rests, killed_at = sys.argv[1:9]
 ROWS = [ASKED[i] for i in (0, 1, 2, 3, 1, 3, 0, 2)]
 
 class Batches(LightningDataModule):
@@ -54,6 +54,9 @@ class Witness(SpeechLMTask):
         with open(f"{log}.{self.global_rank}", "a") as file:
             file.write(json.dumps(float(loss)) + "\\n")
         return loss
+    def on_train_batch_end(self, *rest):
+        if self.global_step == int(killed_at):
+            os._exit(0)
 
 def make(resuming, say):
     model = salm(seed=1)
@@ -61,7 +64,8 @@ def make(resuming, say):
     return Prepared(task, Batches(model))
 
 config = RunConfig(
-    DataConfig(), output, optim=OptimConfig(lr=2e-3, warmup_steps=1, schedule="noam"),
+    DataConfig(), output,
+    optim=OptimConfig(lr=2e-3, warmup_steps=1, schedule="noam", first_steps=json.loads(rests)),
     trainer=TrainerConfig(max_steps=int(steps), devices=int(devices), strategy=strategy, accelerator="cpu",
                           loggers=(), monitor="val/loss", val_every=3, checkpoint_every=3),
 )
@@ -78,12 +82,15 @@ def train(
     steps: int = 6,
     output: str | None = None,
     freeze: str = "",
+    rests: dict[str, int] | None = None,
+    killed_at: int = 0,
 ) -> list[float]:
     """The loss of each step, over all processes."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     log = tmp_path / f"{name}.loss"
     arguments = [str(tmp_path / (output or name)), str(steps), strategy, str(devices), str(log), freeze]
+    arguments += [json.dumps(rests or {}), str(killed_at)]
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, str(script), *arguments], env=environment, capture_output=True, timeout=900
@@ -114,3 +121,17 @@ def test_two_processes_learn_as_one(tmp_path: Path, freeze: str) -> None:
         asked = [{"role": "user", "content": ["repeat :", {"type": "audio", "audio": noise(0.5)}]}]
         assert ours.generate(asked).tokens == theirs.generate(asked).tokens  # type: ignore[attr-defined]
     assert RATE == 8000
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_under_another_strategy_and_back(tmp_path: Path) -> None:
+    # What rests has no state yet in the first checkpoint.
+    options: dict[str, Any] = {"freeze": "perception.encoder", "rests": {"perception.proj": 5}, "steps": 15}
+    straight = train(tmp_path, "straight", "auto", 1, **options)
+    legs = [("auto", 1), ("fsdp2", 2), ("auto", 1), ("ddp", 2), ("fsdp2", 2)]
+    for number, (strategy, devices) in enumerate(legs):
+        end = 3 * (number + 1)
+        losses = train(
+            tmp_path, f"leg-{number}", strategy, devices, output="parts", killed_at=end % 15, **options
+        )
+        assert losses == pytest.approx(straight[end - 3 : end], rel=1e-4), strategy
