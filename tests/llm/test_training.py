@@ -122,6 +122,12 @@ def test_a_resumed_run_goes_on_at_the_very_next_batch(file: str) -> None:
     assert all(torch.equal(next(again).ids, ids) for ids in seen[5:])
 
 
+def test_as_many_batches_are_passed_over_whatever_the_number_of_processes_was(file: str) -> None:
+    later = data(file, language_model(), batch_tokens=40)
+    later.load_state_dict({"used": 2, "world_size": 3})
+    assert later.state_dict() == {"used": 6, "world_size": 1}
+
+
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
@@ -176,6 +182,27 @@ def test_all_of_a_model_learns_its_conversations(tmp_path: Path, file: str) -> N
     assert [reply.text for reply in model.generate([question for question, _ in CHATS])] == [
         answer for _, answer in CHATS
     ]
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_bfloat16_learns_as_float32(tmp_path: Path, file: str, twice: bool) -> None:
+    language_model().save_pretrained(tmp_path / "base")
+    found = []
+    for precision in ("32-true", "bf16-mixed"):
+        trainer = {
+            "max_steps": 3,
+            "val_every": 3,
+            "loggers": [],
+            "accelerator": "cpu",
+            "precision": precision,
+        }
+        task = {"answer_tokens": 4, "gradient_checkpointing": twice}
+        (tmp_path / precision).mkdir()
+        changes = {"init_from": str(tmp_path / "base"), "trainer": trainer, "task": task}
+        result = train(load_config(yaml(tmp_path / precision, file, **changes)), say=lambda line: None)
+        found.append(result.after["val/loss"])
+    assert found[1] == pytest.approx(found[0], rel=0.03)
+    assert found[0] != found[1]
 
 
 def test_low_rank_layers_learn_them_too_and_are_all_that_is_stored(tmp_path: Path, file: str) -> None:

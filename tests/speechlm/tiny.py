@@ -16,6 +16,7 @@ from aronnax.collections.llm.lora.config import LoRA
 from aronnax.collections.speechlm.model import SpeechLMConfig
 from aronnax.collections.speechlm.perception import AdapterConfig, PerceptionConfig
 from aronnax.collections.speechlm.salm.model import SALM
+from aronnax.collections.speechlm.voicetextblender.model import VoiceTextBlender, VoiceTextBlenderConfig
 
 RATE = 8000
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -95,6 +96,23 @@ def salm(seed: int = 0, **changes: Any) -> SALM:
         if parameter.ndim > 1 and not name.startswith("perception.encoder"):
             torch.nn.init.normal_(parameter, 0.0, 0.5)
     return model.eval()
+
+
+def voicetextblender(**changes: Any) -> VoiceTextBlender:
+    """A VoiceTextBlender with random weights, whose adapter is a Conformer."""
+    torch.manual_seed(0)
+    small = CONFIG.perception
+    conformer = replace(small.encoder, feat_in=12, subsampling_factor=1)
+    perception = replace(small, adapter=AdapterConfig("conformer", conformer=conformer))
+    config = VoiceTextBlenderConfig(
+        CONFIG.backbone,
+        perception,
+        CONFIG.lora,
+        CONFIG.prompt_format,
+        transcribe_prompt="repeat :",
+        **changes,
+    )
+    return VoiceTextBlender(config, tokenizer()).eval()
 
 
 def noise(seconds: float, seed: int = 0) -> tuple[Any, int]:

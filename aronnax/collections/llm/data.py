@@ -109,12 +109,13 @@ class TextData(LightningDataModule):
         return [_Whole(self, path) for path in self.config.validation.values()]
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches were trained on."""
-        return {"used": self._used}
+        """How many batches were trained on by each of how many processes."""
+        return {"used": self._used, "world_size": _process(self)[1]}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on behind these."""
-        self._used = int(state_dict.get("used", 0))
+        """Go on behind these, whatever the number of processes is now."""
+        world = _process(self)[1]
+        self._used = int(state_dict.get("used", 0)) * int(state_dict.get("world_size", world)) // world
 
     def on_after_batch_transfer(self, batch: TextBatch, dataloader_idx: int) -> TextBatch:
         """Count a training batch; called just before the step."""

@@ -85,6 +85,11 @@ class LanguageModelTask(Task):
         hidden = llm(llm.embed(batch.ids), lengths, segments=batch.segments)
         return answer_cross_entropy(hidden, batch.labels, llm.logits, reduction="sum")
 
+    def _set_modes(self) -> None:
+        super()._set_modes()
+        if self.config.gradient_checkpointing:
+            self.model.llm.checkpoint_resting_layers()
+
     def on_validation_epoch_start(self) -> None:
         """Starts counting from zero: loss, tokens, right answers, answers."""
         self._sums = [torch.zeros(4, dtype=torch.float64) for _ in self._names()]
@@ -95,9 +100,11 @@ class LanguageModelTask(Task):
         right = answered = 0
         if self.config.answer_tokens:
             asked = [one[:-1] for one in batch.conversations]
-            replies: Any = self.model.generate(
-                asked, max_new_tokens=self.config.answer_tokens, batch_size=len(asked)
-            )
+            with torch.autocast(self.device.type, enabled=False):
+                # In the type of its weights, as the saved model will answer.
+                replies: Any = self.model.generate(
+                    asked, max_new_tokens=self.config.answer_tokens, batch_size=len(asked)
+                )
             wanted = [one[-1]["content"].strip() for one in batch.conversations]
             right = sum(reply.text.strip() == text for reply, text in zip(replies, wanted))
             answered = len(wanted)

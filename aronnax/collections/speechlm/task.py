@@ -144,6 +144,11 @@ class SpeechLMTask(Task):
         self.log("train/token_padding", batch.token_padding, batch_size=len(batch))
         return super().training_step(batch, batch_idx)
 
+    def _set_modes(self) -> None:
+        super()._set_modes()
+        if self.config.gradient_checkpointing:
+            self.model.llm.checkpoint_resting_layers()
+
     def shard(self, mesh: Any) -> None:
         """Shares the weights out over the processes of a mesh (FSDP2)."""
         from aronnax.collections.speechlm.sharding import shard
@@ -172,10 +177,11 @@ class SpeechLMTask(Task):
 
     @torch.no_grad()
     def answers(self, batch: ConversationBatch) -> list[str]:
-        """What the model says in place of each row's last answer."""
-        decoder, lengths = self.model.decoder_for(batch.asked, batch.signals())
+        """What the model says in place of each row's last answer, in the type of its weights, as when loaded."""
         options = AnswerOptions.checked(max_new_tokens=self.config.answer_tokens)
-        replies = answer(decoder, lengths, self.model.text, options, context=self.model.context)
+        with torch.autocast(self.device.type, enabled=False):
+            decoder, lengths = self.model.decoder_for(batch.asked, batch.signals())
+            replies = answer(decoder, lengths, self.model.text, options, context=self.model.context)
         return [row[0].text for row in replies]
 
     def on_validation_epoch_end(self) -> None:

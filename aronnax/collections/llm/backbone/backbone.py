@@ -122,6 +122,15 @@ class Backbone(nn.Module):
             getattr(self.causal, f"{kind}_checkpointing_disable")()
         self._checkpointing = on
 
+    def checkpoint_resting_layers(self) -> None:
+        """Has frozen layers in eval mode computed twice too, where gradients run through them to what learns.
+
+        transformers does so in training mode alone; the parts of a layer, its dropout among them, stay in eval mode.
+        """
+        for part in self.causal.modules():
+            if getattr(part, "gradient_checkpointing", False):
+                part.training = True
+
     def train(self, mode: bool = True) -> Backbone:
         """Switch between training and inference, and forget copies of weights that may have changed unseen."""
         self._steps.clear()
