@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +43,9 @@ def evaluate(
         str | None, Option(help="Prompted models: language to write, whatever the manifest says.")
     ] = None,
     beam: Annotated[int | None, Option(help="Prompted models: width of the beam; 1 is greedy.")] = None,
+    prompt: Annotated[
+        str | None, Option(help="Speech language models: what to ask, instead of their own words.")
+    ] = None,
     out: Annotated[Path | None, Option(help="Folder for summary.json and utterances.jsonl.")] = None,
     batch_size: Annotated[int, Option(help="Recordings encoded together.")] = 8,
     device: Annotated[str | None, Option(help="cpu, cuda, ...; the best there is by default.")] = None,
@@ -77,8 +80,9 @@ def evaluate(
     are written a minute are counted. With --out, `utterances.jsonl` has a line an utterance (id, text, pred_text,
     wer, cer) and `summary.json` the totals. The exit status is 1 when a recording could not be read.
 
-    With --keywords a speech language model hears everything without a list of words and with lists of each length,
-    which hold the words that are said: recall and precision of listed words, and WER, a row for each length.
+    A speech language model is asked for a transcript in its own words, or those of --prompt. With --keywords it hears
+    everything without a list of words and with lists of each length, which hold the words that are said: recall and
+    precision of listed words, and WER, a row for each length.
 
     With --diarization REFERENCE HYPOTHESIS nothing is heard. Two that hold turns (RTTM, or the JSON of diarize) give
     DER, its parts and JER; two that hold words with speakers (STM, SegLST, manifests with `speaker`, or the JSON of
@@ -94,29 +98,30 @@ def evaluate(
     if keywords is not None:
         from aronnax.cli.score_keywords import Boosting, score_keywords
 
-        score_keywords(model, manifest, Boosting(keywords, list_lengths, normaliser, batch_size), device, out)
+        boosting = Boosting(keywords, list_lengths, normaliser, batch_size, prompt)
+        score_keywords(model, manifest, boosting, device, out)
         return
     from aronnax.collections.asr.evaluation import evaluate as run
     from aronnax.collections.asr.evaluation import write_rows
-    from aronnax.collections.asr.recognizer import SpeechRecognizer
     from aronnax.collections.common.data.manifest import read_manifest
     from aronnax.core.loading import load
 
     seconds = sum(entry.duration or 0.0 for entry in read_manifest(manifest))
-    loaded = load(model, device=device, weights=weights)
-    if not isinstance(loaded, SpeechRecognizer):
-        raise OptionError(f"{model} is not a speech recogniser")
-    asked: dict[str, Any] = {"source_lang": source_lang, "target_lang": target_lang, "beam": beam}
-    asked = {name: value for name, value in asked.items() if value is not None}
-    if asked and loaded.model_type != "canary":
-        raise OptionError(f"--{next(iter(asked)).replace('_', '-')} is for models that take prompts")
+    loaded: Any = load(model, device=device, weights=weights)
+    asked = {
+        "source_lang": source_lang,
+        "target_lang": target_lang,
+        "beam": beam,
+        "prompt": prompt,
+        "head": head,
+    }
+    asked = checked_options(loaded, model, asked)
     with bar(
         seconds or None, "{l_bar}{bar:30}| {n:.0f} of {total:.0f} s of audio, {remaining} left"
     ) as shown:
         result = run(
             loaded,
             manifest,
-            head=head,
             normalise=normaliser,
             batch_size=batch_size,
             progress=None if shown is None else shown.update,
@@ -133,6 +138,28 @@ def evaluate(
         print(f"not scored: {name}: {reason}", file=sys.stderr)
     if result.failed:
         raise SystemExit(1)
+
+
+def checked_options(model: Any, name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given; OptionError if the model does not transcribe, or takes no such options."""
+    from aronnax.collections.asr.recognizer import SpeechRecognizer
+
+    given = {option: value for option, value in asked.items() if value is not None}
+    if "keywords" in getattr(model, "slots", ()):
+        known, kind = {"prompt"}, "a speech language model"
+    elif not isinstance(model, SpeechRecognizer):
+        raise OptionError(f"{name} is neither a speech recogniser nor a speech language model")
+    elif model.model_type == "canary":
+        known, kind = {"source_lang", "target_lang", "beam", "head"}, "an encoder-decoder"
+    else:
+        known, kind = {"head"}, "a recogniser without prompts"
+    refused = next((option for option in given if option not in known), None)
+    if refused is not None:
+        takes = ", ".join(f"--{option.replace('_', '-')}" for option in sorted(known))
+        raise OptionError(
+            f"{name} is {kind} and takes {takes}, so --{refused.replace('_', '-')} cannot be given"
+        )
+    return given
 
 
 def report(result: Evaluation) -> list[str]:

@@ -31,6 +31,8 @@ class LiveWords:
     """Frames of a block; None takes the model's."""
     rate: int | None
     """Samples a second of raw audio; None takes the model's."""
+    prompt: str | None = None
+    """What is asked about what is heard; None takes the model's own words."""
 
 
 def hear_live(
@@ -66,7 +68,8 @@ def listen(model: BESTOW, inputs: list[str] | None, live: LiveWords, file_format
     """
     from aronnax.collections.speechlm.bestow.waitk import WaitK
 
-    stream = model.stream(WaitK(WAIT if live.wait is None else live.wait, live.stride or model.config.stride))
+    policy = WaitK(WAIT if live.wait is None else live.wait, live.stride or model.config.stride)
+    stream = model.stream(policy, prompt=live.prompt)
     status = 0
     try:
         for samples in heard(inputs, live.rate, model.sample_rate):

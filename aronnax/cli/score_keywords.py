@@ -27,6 +27,8 @@ class Boosting:
     lengths: str
     normaliser: str
     batch_size: int
+    prompt: str | None = None
+    """What is asked; None takes the model's own words."""
 
 
 def score_keywords(
@@ -53,6 +55,7 @@ def score_keywords(
             normalise=boosting.normaliser,
             progress=None if shown is None else shown.update,
             batch_size=boosting.batch_size,
+            **({} if boosting.prompt is None else {"prompt": boosting.prompt}),
         )
     for line in report(found):
         print(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -101,18 +102,11 @@ def transcribe(
     names that may occur. Other models refuse these options.
 
     --live listens to the microphone, or with `-` to standard input: a wav stream, or raw 16-bit little-endian samples
-    of one channel at --rate. A BESTOW model writes a token for each block of speech once --wait blocks are heard.
+    of one channel at --rate. A BESTOW model writes a token for each block of speech once --wait blocks are heard; it
+    answers --prompt where one is given.
     """
     loading = Loading(model, device, dtype, weights)
     listening = LiveWords(wait, stride, rate)
-    if live:
-        if out is not None or diarize is not None:
-            raise OptionError("--live prints words as they are written: --out and --diarize need recordings")
-        raise SystemExit(hear_live(inputs, loading, formats, listening, verbose))
-    if listening != LiveWords(None, None, None):
-        raise OptionError("--wait, --stride and --rate are for --live")
-    if not inputs:
-        raise OptionError("nothing to transcribe: name recordings, or - for stdin")
     asked = {
         "source_lang": source_lang,
         "target_lang": target_lang,
@@ -126,6 +120,19 @@ def transcribe(
         "prompt": prompt,
         "keywords": keywords,
     }
+    if live:
+        if out is not None or diarize is not None:
+            raise OptionError("--live prints words as they are written: --out and --diarize need recordings")
+        strange = [name for name, value in asked.items() if value is not None and name != "prompt"]
+        if strange:
+            raise OptionError(
+                f"--live asks in words, with --prompt: it takes no --{strange[0].replace('_', '-')}"
+            )
+        raise SystemExit(hear_live(inputs, loading, formats, replace(listening, prompt=prompt), verbose))
+    if listening != LiveWords(None, None, None):
+        raise OptionError("--wait, --stride and --rate are for --live")
+    if not inputs:
+        raise OptionError("nothing to transcribe: name recordings, or - for stdin")
     options = {
         "batch_size": batch_size,
         "head": head,

@@ -60,6 +60,19 @@ def test_what_is_printed_is_what_the_stream_writes(run: Run) -> None:
     assert printed == small().stream(WaitK(2, 4)).listen(heard()).text + "\n"
 
 
+def test_another_question_is_asked_about_what_is_heard(run: Run) -> None:
+    status, printed, _ = run("--live", "-", "--wait", 2, "--prompt", "how many")
+    assert status == 0
+    assert printed == small().stream(WaitK(2, 4), prompt="how many").listen(heard()).text + "\n"
+    assert printed != run("--live", "-", "--wait", 2)[1]
+
+
+def test_options_of_other_models_are_refused(run: Run) -> None:
+    status, _, said = run("--live", "-", "--keywords", "Nautilus")
+    assert status == 2
+    assert "it takes no --keywords" in said
+
+
 def test_json_tells_each_token_with_the_seconds_heard_and_then_the_answer(run: Run) -> None:
     status, printed, _ = run("--live", "-", "--format", "json")
     stream = small().stream(WaitK(3, 4))

@@ -1,4 +1,4 @@
-"""Scoring a recogniser on a manifest: word errors and translations by language, non-speech, speed, rows."""
+"""Scoring whatever transcribes on a manifest: word errors and translations by language, non-speech, speed, rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aronnax.collections.asr.recognizer import SpeechRecognizer
 from aronnax.collections.common.data.manifest import ManifestEntry, read_manifest
@@ -15,6 +15,18 @@ from aronnax.collections.common.data.non_speech import NON_SPEECH
 from aronnax.collections.common.data.slots import read_slots
 from aronnax.collections.common.metrics import MultitaskScore, Score, Scored, score_multitask
 from aronnax.core.errors import ManifestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aronnax.collections.asr.transcribing import Result
+
+
+class Transcriber(Protocol):
+    """What is evaluated: a recogniser, or a speech language model that is asked for transcripts."""
+
+    def transcribe_iter(self, x: Any, *, batch_size: int, **options: Any) -> Iterable[Result]:
+        """Results as they finish."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +74,9 @@ class Evaluation:
 
 
 def evaluate(
-    model: SpeechRecognizer,
+    model: Transcriber,
     manifest: str | Path,
     *,
-    head: str | None = None,
     normalise: str = "none",
     batch_size: int = 8,
     progress: Callable[[float], None] | None = None,
@@ -75,7 +86,8 @@ def evaluate(
 
     Entries with an empty text, or `nonspeech: true`, are recordings without speech: what is written for them is
     counted apart. A model that takes prompts is asked what the entry's slots say (`source_lang`, `target_lang`,
-    `pnc`, ...); further `options` are those of its `transcribe`. `progress` is called with the seconds of audio
+    `pnc`, ...); further `options` are those of its `transcribe`, such as `head`, or the `prompt` of a speech language
+    model. `progress` is called with the seconds of audio
     finished since the last call. Raises ManifestError when no entry has a text, or a slot is missing.
     """
     entries = [entry for entry in read_manifest(manifest) if _judged(entry)]
@@ -86,16 +98,9 @@ def evaluate(
     failed = []
     encoded = 0.0
     start = time.perf_counter()
-    results = model.transcribe_iter(
-        lines,
-        batch_size=batch_size,
-        head=head,
-        timestamps=False,
-        confidence=None,
-        progress=progress,
-        **options,
-    )
-    for result in results:
+    if isinstance(model, SpeechRecognizer):
+        options = {"timestamps": False, "confidence": None, **options}
+    for result in model.transcribe_iter(lines, batch_size=batch_size, progress=progress, **options):
         if result.transcript is None:
             failed.append((_name(entries[result.index]), str(result.error)))
         else:
