@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,21 +13,44 @@ from aronnax.cli.waste_plot import draw_waste, need_matplotlib
 from aronnax.core.errors import ManifestError, MissingExtraError, OptionError
 
 
+@dataclass(frozen=True)
+class Counting:
+    """How tokens are counted."""
+
+    tokenizer: Path | None
+    prompt: str | None
+    extra_tokens: int
+    token_seconds: float | None
+    """Seconds of a token in conversations; None for recordings, whose text does not lengthen them."""
+
+
 def bins(
     data: Annotated[
         list[str] | None,
-        Argument(help="NeMo manifests, Lhotse cuts (.jsonl.gz) or shar folders; with --fit, overrides too."),
+        Argument(
+            help="NeMo manifests, files of conversations, Lhotse cuts (.jsonl.gz) or shar folders; with --fit, "
+            "overrides too."
+        ),
     ] = None,
     buckets: Annotated[int, Option(help="Number of buckets.")] = 30,
     batch_duration: Annotated[float, Option(help="Seconds in a batch, padding counted.")] = 120.0,
     min_duration: Annotated[float, Option(help="Leave out shorter recordings (seconds).")] = 0.1,
     max_duration: Annotated[float | None, Option(help="Leave out longer recordings (seconds).")] = None,
     limit: Annotated[int, Option(help="Look at no more than so many recordings.")] = 1_000_000,
-    tokenizer: Annotated[Path | None, Option(help="Tokenizer folder, for 2-D buckets.")] = None,
+    tokenizer: Annotated[
+        Path | None, Option(help="Tokenizer folder, for 2-D buckets and conversations (a model's will do).")
+    ] = None,
     sub_buckets: Annotated[int, Option(help="In 2-D: buckets by tokens in each.")] = 2,
     prompt: Annotated[
-        str | None, Option(help="In 2-D: count the tokens of this prompt too (canary, canary2).")
+        str | None,
+        Option(
+            help="In 2-D: count the tokens of this prompt too (canary, canary2). Conversations: how they are written "
+            "down (qwen, llama3, ...); the tokenizer's own template by default."
+        ),
     ] = None,
+    token_seconds: Annotated[
+        float, Option(help="Conversations: seconds that a token of text counts.")
+    ] = 0.08,
     extra_tokens: Annotated[int, Option(help="In 2-D: tokens around each text.")] = 0,
     outlier: Annotated[
         float, Option(help="In 2-D: leave out tokens per second so many deviations above the mean.")
@@ -50,7 +75,8 @@ def bins(
 ) -> None:
     """Estimate duration buckets for a data set.
 
-    The edges part the total duration into equal shares; what they save in padding is printed beside them.
+    The edges part the total duration into equal shares; what they save in padding is printed beside them. A
+    conversation is as long as its recordings and, for each token of its text, --token-seconds.
     """
     if fit is not None:
         from aronnax.cli.fit import FitOptions, fit_batch_sizes
@@ -60,32 +86,36 @@ def bins(
         )
         return
     if not data:
-        raise ManifestError("name the data: NeMo manifests, Lhotse cuts (.jsonl.gz) or shar folders")
+        raise ManifestError(
+            "name the data: NeMo manifests, files of conversations, Lhotse cuts (.jsonl.gz) or shar folders"
+        )
     try:
         from aronnax.collections.common.data import measuring
+        from aronnax.collections.speechlm.conversation.measuring import are_conversations
     except ImportError as error:
         raise MissingExtraError(error.name or "lhotse", "train", "aronnax bins") from None
-    two_dimensional = two_dimensional or tokenizer is not None
-    if two_dimensional and tokenizer is None:
-        raise OptionError("--two-dimensional counts tokens: name a --tokenizer folder")
-    if not two_dimensional and (plot, prompt, extra_tokens) != (None, None, 0):
+    talks = any(map(are_conversations, data))
+    two_dimensional = two_dimensional or (tokenizer is not None and not talks)
+    if tokenizer is None and (two_dimensional or talks):
+        what = "conversations are" if talks else "--two-dimensional is"
+        raise OptionError(f"{what} measured in tokens too: name a --tokenizer folder")
+    if not two_dimensional and (plot, extra_tokens, prompt if not talks else None) != (None, 0, None):
         raise OptionError("--plot, --prompt and --extra-tokens belong to 2-D buckets: give --tokenizer too")
     if plot is not None:
         need_matplotlib()
-    count = None if tokenizer is None else measuring.token_count(tokenizer, prompt, extra_tokens)
-    with bar(None, "{n_fmt} recordings ({elapsed})") as shown:
-        seen = shown.update if shown is not None else lambda: None
-        lengths, counts = measuring.measure(data, count, limit, seen)
+    noun = "conversations" if talks else "recordings"
+    counting = Counting(tokenizer, prompt, extra_tokens, token_seconds if talks else None)
+    lengths, counts = _measured(data, counting, limit, noun)
     inside = [
         i
         for i, length in enumerate(lengths)
         if length >= min_duration and (max_duration is None or length <= max_duration)
     ]
     if not inside:
-        raise ManifestError(f"{', '.join(data)}: none of {len(lengths)} recordings lies within the limits")
+        raise ManifestError(f"{', '.join(data)}: none of {len(lengths)} {noun} lies within the limits")
     durations = [lengths[i] for i in inside]
     hours = sum(durations) / 3600
-    print(f"# {len(durations)} recordings, {hours:.2f} h, {min(durations):.2f} to {max(durations):.2f} s")
+    print(f"# {len(durations)} {noun}, {hours:.2f} h, {min(durations):.2f} to {max(durations):.2f} s")
     if len(inside) < len(lengths):
         print(f"# {len(lengths) - len(inside)} outside the limits were left out")
     if not two_dimensional:
@@ -99,3 +129,23 @@ def bins(
     if plot is not None:
         draw_waste(before, after, plot)
         print(f"# the plot is in {plot}")
+
+
+def _measured(
+    data: Sequence[str], counting: Counting, limit: int, noun: str
+) -> tuple[list[float], list[int]]:
+    """Seconds and tokens of each recording or conversation; no tokens without a tokenizer."""
+    from aronnax.collections.common.data import measuring
+
+    with bar(None, f"{{n_fmt}} {noun} ({{elapsed}})") as shown:
+        seen = shown.update if shown is not None else lambda: None
+        if counting.tokenizer is None:
+            return measuring.measure(data, None, limit, seen)
+        if counting.token_seconds is None:
+            count = measuring.token_count(counting.tokenizer, counting.prompt, counting.extra_tokens)
+            return measuring.measure(data, count, limit, seen)
+        from aronnax.collections.speechlm.conversation import measuring as conversations
+
+        chat = conversations.read_chat_tokenizer(counting.tokenizer, counting.prompt or "chat_template")
+        lengths, counts = conversations.measure_conversations(data, chat, counting.token_seconds, limit, seen)
+        return lengths, [count + counting.extra_tokens for count in counts]

@@ -32,7 +32,8 @@ _ROLES = {
     "gpt": "assistant",
     "model": "assistant",
 }
-_TURNS = ("messages", "conversations")
+TURNS = ("messages", "conversations")
+"""Names of the field with the turns."""
 _PLACES = ("audio", "audio_filepath", "path")
 """Names of the field with an audio's path."""
 
@@ -95,7 +96,7 @@ def parse_conversation(
         raise ManifestError(f"{where}: {type(fields).__name__} instead of an object with `messages`")
     if fields.get("_skipme"):
         return None
-    named = next((name for name in _TURNS if name in fields), None)
+    named = next((name for name in TURNS if name in fields), None)
     if named is None:
         raise ManifestError(f"{where}: the field messages (or conversations) with the turns is missing")
     turns = fields[named]
@@ -106,7 +107,7 @@ def parse_conversation(
         reader.read(turn, place)
     reader.finish(answered)
     messages = tuple(Message(role, tuple(content)) for role, content in reader.messages)
-    extra = {key: value for key, value in fields.items() if key not in ("id", *_TURNS)}
+    extra = {key: value for key, value in fields.items() if key not in ("id", *TURNS)}
     name = str(fields.get("id") or f"{path.stem}-{number}")
     return Conversation(name, messages, number, extra, tuple(reader.details))
 
