@@ -53,6 +53,8 @@ class StepCache(KeyValueCache):
         """States of recurrent layers, each [R, ...]."""
         self.tables = tables
         """What depends on the position alone [..., C, K]; its place in memory is the cache's for CUDA graphs."""
+        self.desk: Any = None
+        """Where steps of a single row are computed, if there have been any."""
 
     def blank(self, rows: int, capacity: int, frames: int) -> StepCache:
         """An empty cache of these sizes for the same model."""

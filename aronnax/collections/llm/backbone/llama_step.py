@@ -18,7 +18,9 @@ from torch.nn import functional as F
 
 from aronnax.collections.llm.backbone.attention import Back, Over
 from aronnax.collections.llm.backbone.cache import CacheShape, StepCache
-from aronnax.collections.llm.backbone.products import MOST_COPIED, Product, part_of
+from aronnax.collections.llm.backbone.llama_row import RowLayer, RowSteps
+from aronnax.collections.llm.backbone.norms import Norm
+from aronnax.collections.llm.backbone.products import MOST_COPIED, Product, RowProduct, part_of
 from aronnax.collections.llm.backbone.steps import FixedSteps
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
@@ -31,12 +33,12 @@ _STEADY = ("default", "linear", "llama3", "yarn")
 
 @dataclass(frozen=True)
 class _Layer:
-    attention_norm: Tensor
+    attention_norm: Norm
     qkv: Product
     heads_norm: Tensor | None
     """Weights [H + G, K] of the norms of queries and keys."""
     out: Product
-    feed_norm: Tensor
+    feed_norm: Norm
     gate_up: Product
     down: Product
     rotary: bool
@@ -74,14 +76,17 @@ class LlamaSteps(FixedSteps):
             self.act = model.layers[0].mlp.act_fn
         copied = sum(one.numel() * one.element_size() for one in causal.parameters()) <= MOST_COPIED
         self.layers = [
-            _layer(layer, _span(config, number), self.heads, self.shared, copied)
+            _layer(layer, _span(config, number), self.heads, self.shared, self.eps, copied)
             for number, layer in enumerate(model.layers)
         ]
-        self.norm = model.norm.weight
+        self.norm = Norm(model.norm.weight, self.eps)
         self.head = _product([causal.lm_head], copied)
         self.frequencies = model.rotary_emb.inv_freq
         self.strength = model.rotary_emb.attention_scaling
-        self.shape = CacheShape(len(self.layers), self.shared, self.head_width, self.norm)
+        weight = self.norm.weight
+        self.shape = CacheShape(len(self.layers), self.shared, self.head_width, weight)
+        self._has_row_steps = copied and weight.device.type == "cpu" and weight.dtype == torch.float32
+        self._row_steps: RowSteps | None = None
 
     def cache(self, rows: int, capacity: int, beam: int = 1) -> StepCache:
         """An empty cache."""
@@ -91,7 +96,36 @@ class LlamaSteps(FixedSteps):
         """Cosines, and sines with the signs of a rotation of halves: [2, C, K]."""
         angles = torch.arange(capacity, device=self.frequencies.device)[:, None] * self.frequencies.float()
         cos, sin = angles.cos() * self.strength, angles.sin() * self.strength
-        return torch.stack([torch.cat([cos, cos], 1), torch.cat([-sin, sin], 1)]).to(self.norm.dtype)
+        return torch.stack([torch.cat([cos, cos], 1), torch.cat([-sin, sin], 1)]).to(self.norm.weight.dtype)
+
+    @torch.inference_mode()
+    def step(self, embeddings: Tensor, cache: StepCache) -> Tensor:
+        """Scores [B, V] after one more position [B, D] of each row in use."""
+        if cache.rows != 1 or not self._has_row_steps or torch.is_autocast_enabled("cpu"):
+            return super().step(embeddings, cache)
+        if self._row_steps is None:
+            self._row_steps = self._made_for_a_row()
+        scores = self._row_steps.step(embeddings, cache)
+        cache.longest = min(cache.longest + 1, cache.capacity)
+        return scores
+
+    def _made_for_a_row(self) -> RowSteps:
+        layers = [
+            RowLayer(
+                RowProduct(layer.qkv.parts, layer.attention_norm.weight),
+                layer.heads_norm,
+                RowProduct(layer.out.parts),
+                RowProduct(layer.gate_up.parts, layer.feed_norm.weight),
+                RowProduct(layer.down.parts),
+                layer.rotary,
+                layer.span,
+            )
+            for layer in self.layers
+        ]
+        head = RowProduct(self.head.parts, self.norm.weight)
+        return RowSteps(
+            layers, head, (self.heads, self.shared, self.head_width), self.eps, self.scale, self.act
+        )
 
     @torch.inference_mode()
     def run(self, embeddings: Tensor, cache: StepCache, rows: int, window: int) -> Tensor:
@@ -108,25 +142,23 @@ class LlamaSteps(FixedSteps):
 
     def scores(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]."""
-        return self.head(F.rms_norm(hidden, self.norm.shape, self.norm, self.eps))
+        return self.head(self.norm(hidden))
 
     def _through(self, x: Tensor, attend: Back | Over, cache: StepCache) -> Tensor:
         """[..., D] through all layers."""
         assert cache.tables is not None
         cos, sin = attend.at_positions(cache.tables[0]), attend.at_positions(cache.tables[1])
-        turned, width, eps = self.heads + self.shared, x.shape[-1:], self.eps
+        turned = self.heads + self.shared
         for number, layer in enumerate(self.layers):
-            every = layer.qkv(F.rms_norm(x, width, layer.attention_norm, eps)).unflatten(
-                -1, (-1, self.head_width)
-            )
+            every = layer.qkv(layer.attention_norm(x)).unflatten(-1, (-1, self.head_width))
             heads = every[..., :turned, :]
             if layer.heads_norm is not None:
-                heads = F.rms_norm(heads, heads.shape[-1:], None, eps) * layer.heads_norm
+                heads = F.rms_norm(heads, heads.shape[-1:], None, self.eps) * layer.heads_norm
             if layer.rotary:
                 heads = torch.addcmul(heads * cos, heads.roll(self.head_width // 2, -1), sin)
             query, key = heads[..., : self.heads, :], heads[..., self.heads :, :]
             x = x + layer.out(attend(number, query, key, every[..., turned:, :], layer.span, self.scale))
-            gate, up = layer.gate_up(F.rms_norm(x, width, layer.feed_norm, eps)).chunk(2, dim=-1)
+            gate, up = layer.gate_up(layer.feed_norm(x)).chunk(2, dim=-1)
             x = x + layer.down(self.act(gate) * up)
         return x
 
@@ -136,18 +168,18 @@ def _product(layers: list[Any], copied: bool) -> Product:
     return Product(parts, copied)
 
 
-def _layer(layer: Any, span: int | None, heads: int, shared: int, copied: bool) -> _Layer:
+def _layer(layer: Any, span: int | None, heads: int, shared: int, eps: float, copied: bool) -> _Layer:
     attention, feed = layer.self_attn, layer.mlp
     heads_norm = None
     if hasattr(attention, "q_norm"):
         norms = attention.q_norm.weight.expand(heads, -1), attention.k_norm.weight.expand(shared, -1)
         heads_norm = torch.cat(norms)
     return _Layer(
-        layer.input_layernorm.weight,
+        Norm(layer.input_layernorm.weight, eps),
         _product([attention.q_proj, attention.k_proj, attention.v_proj], copied),
         heads_norm,
         _product([attention.o_proj], copied),
-        layer.post_attention_layernorm.weight,
+        Norm(layer.post_attention_layernorm.weight, eps),
         _product([feed.gate_proj, feed.up_proj], copied),
         _product([feed.down_proj], copied),
         bool(getattr(attention, "use_rope", True)),

@@ -105,6 +105,45 @@ class Product:
         return self._packed
 
 
+class RowProduct:
+    """Linear layers with one input, for a single row [1, D] on a CPU."""
+
+    def __init__(self, parts: Sequence[Part], norm: Tensor | None = None) -> None:
+        """`norm` are weights [D] that the input would be multiplied by, and is not."""
+        part = parts[0] if len(parts) == 1 else _beside(parts)
+        weight, self.width = part.weight.detach(), len(part.weight)
+        if norm is not None:
+            weight = weight * norm
+        # A weight [D, E] is read in long runs, up to a third faster; where E is small they would not be long.
+        copied = self.width >= weight.shape[1]
+        self.weight = weight.t().contiguous() if copied else weight.t()
+        self.bias = None if part.bias is None else part.bias[None]
+        self.low = [((a if norm is None else a * norm).t(), b.t()) for a, b in part.low]
+
+    def into(self, out: Tensor, x: Tensor, strength: float) -> None:
+        """Write the product of `strength` times x [1, D] into [1, E]."""
+        bias, beta = (out, 0) if self.bias is None else (self.bias, 1)
+        torch.addmm(bias, x, self.weight, beta=beta, alpha=strength, out=out)
+        self._adapt(out, x, strength)
+
+    def add_to(self, out: Tensor, x: Tensor) -> None:
+        """Add the product of x [1, D] to [1, E]."""
+        out.addmm_(x, self.weight)
+        if self.bias is not None:
+            out.add_(self.bias)
+        self._adapt(out, x, 1.0)
+
+    def __call__(self, x: Tensor, strength: float) -> Tensor:
+        """The product of `strength` times x [1, D] -> [1, E]."""
+        out = x.new_empty((1, self.width))
+        self.into(out, x, strength)
+        return out
+
+    def _adapt(self, out: Tensor, x: Tensor, strength: float) -> None:
+        for a, b in self.low:
+            out.addmm_(torch.mm(x, a), b, alpha=strength)
+
+
 def _add(part: Part, x: Tensor, out: Tensor) -> Tensor:
     """What the adapters add to the output of a part."""
     for a, b in part.low:
