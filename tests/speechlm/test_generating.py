@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,48 @@ def test_a_missing_recording_is_named_with_its_turn(model: SALM) -> None:
     chat = [*CHATS[2][:2], {"role": "user", "content": ["repeat :", Audio("nowhere.wav")]}]
     with pytest.raises(AudioError, match=r"turn 3 \(user\): .*nowhere\.wav"):
         model.generate(chat)
+
+
+def files(folder: Path, count: int, broken: int) -> list[list[dict[str, Any]]]:
+    """Questions about files, one of which is none."""
+    for number in range(count):
+        path = folder / f"{number}.wav"
+        soundfile.write(path, *noise(0.2 + 0.02 * (number % 5), number))
+        if number == broken:
+            path.write_bytes(b"RIFF")
+    names = [str(folder / f"{number}.wav") for number in range(count)]
+    return [[{"role": "user", "content": ["repeat :", Audio(name)]}] for name in names]
+
+
+def test_answers_begin_before_all_is_read_and_a_broken_file_costs_its_own_alone(
+    model: SALM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    prompt = model.prompt
+    monkeypatch.setattr(model, "prompt", lambda *given: read.append(0) or prompt(*given))  # type: ignore[func-returns-value]
+    chats = files(tmp_path, 20, broken=6)
+    answers = model.generate_iter(iter(chats), batch_size=1, max_new_tokens=3)
+    first = next(answers)
+    assert len(read) == SALM.ahead
+    assert first.index < SALM.ahead
+    found = {one.index: one for one in [first, *answers]}
+    assert sorted(found) == list(range(20))
+    assert isinstance(found[6].error, AudioError)
+    assert "6.wav" in str(found[6].error)
+    good = [index for index in found if index != 6]
+    assert [found[index].reply.tokens for index in good] == [
+        model.generate(chats[index], max_new_tokens=3).tokens for index in good
+    ]
+    with pytest.raises(AudioError, match=r"^conversation 7: turn 1 \(user\): .*6\.wav"):
+        model.generate(chats, batch_size=1, max_new_tokens=3)
+
+
+def test_conversations_may_come_without_end(model: SALM) -> None:
+    answers = model.generate_iter(itertools.cycle(CHATS), batch_size=2, max_new_tokens=3)
+    several = {one.index: one.reply.tokens for one in itertools.islice(answers, 8)}
+    assert all(several[index] == several[index % 4] for index in several)
+    with pytest.raises(OptionError, match="batch_size=0"):
+        model.generate_iter(CHATS, batch_size=0)
 
 
 def test_a_conversation_that_is_too_long_names_turn_and_tokens(model: SALM) -> None:

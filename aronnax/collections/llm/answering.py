@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 import torch
 from torch import Tensor
@@ -37,6 +37,19 @@ class Text(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, special ones left out."""
+
+
+class AnswerSettings(TypedDict, total=False):
+    """The options of `generate` that `AnswerOptions.checked` takes."""
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int | None
+    stop: str | Sequence[str]
+    beam: int
+    n_best: int
 
 
 @dataclass(frozen=True)
@@ -167,6 +180,7 @@ class Writing:
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
+        """`decode` gives the text of token ids; none of the `stop` texts is told, not even its beginning."""
         self._decode, self._stop = decode, stop
         self._tokens: list[int] = []
         self._before = self._done = 0

@@ -6,38 +6,32 @@ Shapes: B rows, U positions of the language model, D its width, A recordings, S 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from aronnax.collections.llm.backbone import Backbone, BackboneConfig
-from aronnax.collections.llm.backbone.loading import check_vocabulary
 from aronnax.collections.llm.chat.tokenizer import AUDIO, AUDIO_TOKEN, ChatTokenizer
-from aronnax.collections.llm.lora.attaching import adapted_name, attach
+from aronnax.collections.llm.chat_model import Adapter, ChatModel
+from aronnax.collections.llm.lora.attaching import attach
 from aronnax.collections.llm.lora.config import LoRA
 from aronnax.collections.speechlm.conversation.keyword_prompt import KeywordPrompt
 from aronnax.collections.speechlm.perception import Perception, PerceptionConfig
-from aronnax.core.errors import ConfigError, OptionError
-from aronnax.core.model import Model
+from aronnax.core.errors import ConfigError
 from aronnax.core.references import Reference
 
 if TYPE_CHECKING:
     from aronnax.collections.asr.transcribing import Result
     from aronnax.collections.common.nn.generation import Decoder
     from aronnax.collections.common.results import Transcript
-    from aronnax.collections.common.results.reply import Reply
-    from aronnax.collections.llm.answering import Piece
+    from aronnax.collections.llm.chat.messages import Message
+    from aronnax.collections.llm.replying import Prompt
     from aronnax.collections.speechlm.conversation.batch import ConversationBatch
 
-L = TypeVar("L", bound="SpeechLM")
-Adapter = str | bool | None
-
-_ENDLESS = 2**30
 _ROWS = 16
 """Recordings, or pieces of them, that are heard at once in inference."""
 
@@ -76,7 +70,7 @@ class SpeechLMConfig:
             raise ConfigError(f"context is {self.context}; it must be at least 2, or None")
 
 
-class SpeechLM(Model):
+class SpeechLM(ChatModel):
     """Base of the models that hear and answer; a subclass joins frames to the language model.
 
     It gives a `decoder_for` prompts, and the `training_hidden` states of a batch.
@@ -84,46 +78,24 @@ class SpeechLM(Model):
 
     Config: ClassVar[type] = SpeechLMConfig
     hears: ClassVar[bool] = True
-    """Whether messages may hold recordings."""
+    ahead: ClassVar[int] = 4
 
     def __init__(
         self, config: Any, tokenizer: ChatTokenizer | None = None, llm: Backbone | None = None
     ) -> None:
         """A model with fresh weights; `llm`, where one is at hand, is taken as it is, adapters put into it."""
-        super().__init__(config)
-        self.tokenizer = tokenizer
-        self.llm = Backbone(config.backbone) if llm is None else llm
+        super().__init__(config, tokenizer, llm)
         if config.lora is not None:
             attach(self.llm, config.lora)
         self.perception = Perception(config.perception, self.llm.width)
 
-    @classmethod
-    def build(cls: type[L], config: Any, assets: Mapping[str, bytes]) -> L:
-        """The model of `config` with the tokenizer held by `assets`."""
-        if not assets:
-            return cls(config)
-        tokenizer = ChatTokenizer.from_assets(
-            assets, prompt_format=config.prompt_format, audio_token=config.audio_token
-        )
-        model = cls(config, tokenizer)
-        check_vocabulary(dict(assets), model.llm.embedding, "the checkpoint")
-        return model
-
-    @classmethod
-    def references(cls, config: Any) -> Mapping[str, Reference]:
-        """The checkpoints that `config.references` names, each with its own names of those weights."""
-        return {prefix: _reference(prefix, name, config) for prefix, name in config.references.items()}
-
-    def assets(self) -> dict[str, bytes]:
-        """The tokenizer's files, stored beside the weights."""
-        return {} if self.tokenizer is None else self.tokenizer.assets()
-
-    @property
-    def text(self) -> ChatTokenizer:
-        """The tokenizer; OptionError if the model has none."""
-        if self.tokenizer is None:
-            raise OptionError("the model has no tokenizer, so it can neither be asked nor answer")
-        return self.tokenizer
+    @staticmethod
+    def _reference(prefix: str, name: str, config: Any) -> Reference:
+        if prefix.startswith("perception."):
+            return Reference(name, prefix.removeprefix("perception."))
+        if prefix != "llm.":
+            raise ConfigError(f"references.{prefix} is not known; it is llm., or begins with perception.")
+        return ChatModel._reference(prefix, name, config)
 
     @property
     def sample_rate(self) -> int:
@@ -140,10 +112,19 @@ class SpeechLM(Model):
         """What `transcribe` can be told, by name."""
         return ("prompt", "keywords")
 
-    @property
-    def context(self) -> int:
-        """Most positions of a conversation with its answer."""
-        return int(self.config.context or self.llm.max_length or _ENDLESS)
+    def prompt(self, messages: Sequence[Message], sample_rate: int | None = None) -> Prompt:
+        """A conversation as ids and the samples of its recordings; `sample_rate` is the rate of bare arrays.
+
+        Raises OptionError or AudioError that says which turn was wrong, or too long.
+        """
+        from aronnax.collections.speechlm.generating import make_prompt
+
+        return make_prompt(self, messages, sample_rate)
+
+    def bind_prompts(self, prompts: Sequence[Prompt], adapter: Adapter = None) -> tuple[Decoder[Any], Tensor]:
+        """What continues these prompts, and how many positions each takes, int64 [B]."""
+        ids, signals = [prompt.ids for prompt in prompts], [prompt.signals for prompt in prompts]
+        return self.decoder_for(ids, signals, adapter=adapter)
 
     @abstractmethod
     def decoder_for(
@@ -204,95 +185,6 @@ class SpeechLM(Model):
             return [*[size] * (whole - 1), size + rest]
         return [*[size] * whole, rest]
 
-    def generate(
-        self,
-        conversations: Any,
-        *,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        stop: str | Sequence[str] = (),
-        beam: int = 1,
-        n_best: int = 1,
-        batch_size: int = 8,
-        adapter: Adapter = None,
-        sample_rate: int | None = None,
-    ) -> Reply | list[Reply] | list[list[Reply]]:
-        """The `Reply` to one conversation, or a list of them; with `n_best` above 1 a list for each conversation.
-
-        conversations: a text, a list of messages such as `{"role": "user", "content": ["Transcribe:",
-            Audio("a.wav")]}`, or a list of conversations. Recordings of any rate and number of channels are resampled
-            and mixed; `sample_rate` is the rate of bare arrays.
-        temperature: 0 takes the best token; above 0 tokens are drawn, from the `top_k` best or the `top_p` likeliest,
-            the same ones for the same `seed`, whatever the batch.
-        stop: texts that end an answer and are left out of it.
-        adapter: False answers with the language model as it was before adapters, for this call; a name takes one.
-
-        A reply's `times` are seconds since its batch was begun, reading not counted: when each token was there.
-        Raises OptionError for an option, a broken message, or a conversation too long for the language model;
-        AudioError for a recording that is missing or cannot be read. May be called from many threads at once.
-        """
-        from aronnax.collections.llm.answering import AnswerOptions
-        from aronnax.collections.llm.chat.messages import conversations_from
-        from aronnax.collections.speechlm.generating import checked_batch_size, reply_to
-
-        self._check_mode()
-        options = AnswerOptions.checked(
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            stop=stop,
-            beam=beam,
-            n_best=n_best,
-        )
-        found, single = conversations_from(conversations)
-        replies = reply_to(
-            self,
-            found,
-            options,
-            batch_size=checked_batch_size(batch_size),
-            adapter=adapter,
-            sample_rate=sample_rate,
-        )
-        chosen = replies if n_best > 1 else [row[0] for row in replies]
-        return chosen[0] if single else chosen
-
-    def generate_stream(
-        self,
-        messages: Any,
-        *,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        stop: str | Sequence[str] = (),
-        adapter: Adapter = None,
-        sample_rate: int | None = None,
-    ) -> Iterator[Piece]:
-        """The reply to one conversation as it comes: pieces of text with token, time and log-probability.
-
-        The last piece carries the whole `Reply`. Options as in `generate`.
-        """
-        from aronnax.collections.llm.answering import AnswerOptions
-        from aronnax.collections.llm.chat.messages import messages_from
-        from aronnax.collections.speechlm.generating import make_prompt, stream_reply
-
-        self._check_mode()
-        options = AnswerOptions.checked(
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            stop=stop,
-        )
-        return stream_reply(self, make_prompt(self, messages_from(messages), sample_rate), options, adapter)
-
     def transcribe(
         self,
         x: Any,
@@ -342,7 +234,7 @@ class SpeechLM(Model):
     ) -> Generator[Result, None, None]:
         """Results as they finish, each with the index and name of its recording; options as in `transcribe`."""
         from aronnax.collections.llm.answering import AnswerOptions
-        from aronnax.collections.speechlm.generating import checked_batch_size
+        from aronnax.collections.llm.replying import checked_batch_size
         from aronnax.collections.speechlm.transcribing import Asked, transcribe_each
 
         self._check_mode()
@@ -357,12 +249,6 @@ class SpeechLM(Model):
         )
         return transcribe_each(self, x, asked, sample_rate)
 
-    def _check_mode(self) -> None:
-        if self.training:
-            raise OptionError(
-                "the model is in training mode, where dropout is active: call model.eval() first"
-            )
-
 
 def among_others() -> bool:
     """Whether several processes train together."""
@@ -371,17 +257,3 @@ def among_others() -> bool:
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
-def _reference(prefix: str, name: str, config: SpeechLMConfig) -> Reference:
-    """Where a checkpoint holds the weights that stand below `prefix` here."""
-    if prefix.startswith("perception."):
-        return Reference(name, prefix.removeprefix("perception."))
-    if prefix != "llm.":
-        raise ConfigError(f"references.{prefix} is not known; it is llm., or begins with perception.")
-    if config.lora is None:
-        return Reference(name, prefix)
-    with torch.device("meta"):
-        adapted = Backbone(config.backbone)
-        attach(adapted, config.lora)
-    return Reference(name, prefix, partial(adapted_name, adapted))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from aronnax.collections.asr.inputs import Source, sources
@@ -12,16 +11,13 @@ from aronnax.collections.asr.transcribing import Result
 from aronnax.collections.common.results import Transcript
 from aronnax.collections.llm.answering import AnswerOptions
 from aronnax.collections.llm.chat.messages import Audio, Message
+from aronnax.collections.llm.replying import Adapter, answer_each
 from aronnax.collections.speechlm.conversation.keyword_prompt import KeywordPrompt
-from aronnax.collections.speechlm.generating import Adapter, Prompt, answer_batch, make_prompt
 from aronnax.core.errors import AronnaxError, OptionError
 
 if TYPE_CHECKING:
     from aronnax.collections.common.results.reply import Reply
     from aronnax.collections.speechlm.model import SpeechLM
-
-_GROUP = 4
-"""Batches that are read at once, so that each can be made of recordings of alike length."""
 
 
 @dataclass(frozen=True)
@@ -58,38 +54,29 @@ def transcribe_each(
     model: SpeechLM, x: Any, asked: Asked, sample_rate: int | None = None
 ) -> Generator[Result, None, None]:
     """A result for every recording of an input; `index` counts recordings in input order."""
-    numbered = enumerate(sources(x, sample_rate))
-    while group := list(islice(numbered, _GROUP * asked.batch_size)):
-        ready: list[tuple[int, Source, Prompt]] = []
-        for index, source in group:
-            made = source if isinstance(source, AronnaxError) else _prompt(model, source, asked)
-            if isinstance(made, AronnaxError):
-                name = None if isinstance(source, AronnaxError) else source.name
-                yield Result(index, name, error=made)
-            elif isinstance(source, Source):
-                ready.append((index, source, made))
-        ready.sort(key=lambda item: -item[2].positions)
-        for start in range(0, len(ready), asked.batch_size):
-            yield from _answered(model, ready[start : start + asked.batch_size], asked)
+    opened: dict[int, Source] = {}
 
+    def conversations() -> Iterator[list[Message] | AronnaxError]:
+        for index, source in enumerate(sources(x, sample_rate)):
+            if isinstance(source, AronnaxError):
+                yield source
+                continue
+            opened[index] = source
+            audio = source.audio if source.sample_rate is None else (source.audio, source.sample_rate)
+            part = Audio(audio, source.offset, source.duration)
+            yield asked.messages(part, model.config.keyword_prompt)
 
-def _prompt(model: SpeechLM, source: Source, asked: Asked) -> Prompt | AronnaxError:
-    audio = source.audio if source.sample_rate is None else (source.audio, source.sample_rate)
-    messages = asked.messages(Audio(audio, source.offset, source.duration), model.config.keyword_prompt)
-    try:
-        return make_prompt(model, messages)
-    except AronnaxError as error:
-        return error
-
-
-def _answered(model: SpeechLM, batch: Sequence[tuple[int, Source, Prompt]], asked: Asked) -> Iterator[Result]:
-    replies = answer_batch(model, [prompt for *_, prompt in batch], asked.options, asked.adapter)
-    for (index, source, prompt), (reply, *_) in zip(batch, replies):
-        seconds = sum(signal.shape[0] for signal in prompt.signals) / model.sample_rate
+    options = {"batch_size": asked.batch_size, "adapter": asked.adapter}
+    for found in answer_each(model, conversations(), asked.options, **options):  # type: ignore[arg-type]
+        source = opened.pop(found.index, None)
+        if found.error is not None or source is None:
+            yield Result(found.index, None if source is None else source.name, error=found.error)
+            continue
+        seconds = found.samples / model.sample_rate
         if asked.progress is not None:
             asked.progress(seconds)
-        transcript = _transcript(model, source, reply, seconds, asked.language)
-        yield Result(index, source.name, transcript, encoded_seconds=seconds)
+        transcript = _transcript(model, source, found.reply, seconds, asked.language)
+        yield Result(found.index, source.name, transcript, encoded_seconds=seconds)
 
 
 def _transcript(
