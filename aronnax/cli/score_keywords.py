@@ -46,6 +46,7 @@ def score_keywords(
     taken = inspect.signature(getattr(loaded, "transcribe_iter", lambda: None)).parameters
     if "keywords" not in taken:
         raise OptionError(f"{model} takes no key words; --keywords is for speech language models")
+    asked: dict[str, Any] = {} if boosting.prompt is None else {"prompt": boosting.prompt}
     with bar(total, "{l_bar}{bar:30}| {n_fmt}/{total_fmt} transcripts, {remaining} left") as shown:
         found = evaluate_keywords(
             loaded,
@@ -55,7 +56,7 @@ def score_keywords(
             normalise=boosting.normaliser,
             progress=None if shown is None else shown.update,
             batch_size=boosting.batch_size,
-            **({} if boosting.prompt is None else {"prompt": boosting.prompt}),
+            **asked,
         )
     for line in report(found):
         print(line)
