@@ -89,6 +89,7 @@ class TextData(LightningDataModule):
     """Training and validation batches; a resumed run goes on at the very next one."""
 
     def __init__(self, config: TextDataConfig, tokenizer: ChatTokenizer, context: int) -> None:
+        """`context`: most tokens of a conversation; longer ones are left out."""
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
         self.longest = min(context, config.longest or context)

@@ -53,6 +53,7 @@ class LanguageModelTask(Task):
     def __init__(
         self, model: LanguageModel, optim: OptimizerBuilder, config: LanguageModelTaskConfig, *, seed: int = 0
     ) -> None:
+        """Settles which weights of `model` learn; ConfigError for parts it has not, or where none is left."""
         super().__init__(model, optim, seed=seed)
         self.config = config
         self._sums: list[Tensor] = []

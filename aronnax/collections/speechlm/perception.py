@@ -79,6 +79,7 @@ class Identity(nn.Module):
     """The encoder's frames as they are; no parameters."""
 
     def __init__(self, width: int) -> None:
+        """For frames of `width` E."""
         super().__init__()
         self.width = width
 
@@ -91,6 +92,7 @@ class Stack(nn.Module):
     """Every `factor` frames in a row become one, side by side; the last is filled up with zeros."""
 
     def __init__(self, width: int, factor: int) -> None:
+        """For frames of `width` E, of which `factor` become one."""
         super().__init__()
         self.width, self.factor = width * factor, factor
 
@@ -105,6 +107,7 @@ class Connector(nn.Module):
     """Frames joined as in `Stack`, then two layers with a GELU between them."""
 
     def __init__(self, width: int, factor: int, hidden: int) -> None:
+        """For frames of `width` E, of which `factor` become one of width `hidden`."""
         super().__init__()
         self.stack = Stack(width, factor)
         self.width = hidden
@@ -147,6 +150,7 @@ class Perception(nn.Module):
     """
 
     def __init__(self, config: PerceptionConfig, width: int) -> None:
+        """Fresh, for a language model of `width` D."""
         super().__init__()
         self.config = config
         self.preprocessor = LogMel(config.preprocessor)

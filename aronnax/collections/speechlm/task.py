@@ -94,6 +94,7 @@ class SpeechLMTask(Task):
     def __init__(
         self, model: SpeechLM, optim: OptimizerBuilder, config: SpeechLMTaskConfig, *, seed: int = 0
     ) -> None:
+        """Settles which weights of `model` learn; ConfigError for parts it has not, or where it has no tokenizer."""
         if model.tokenizer is None:
             raise ConfigError("the model has no tokenizer, and training needs one")
         super().__init__(model, optim, seed=seed)

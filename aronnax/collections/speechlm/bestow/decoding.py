@@ -39,6 +39,7 @@ class TwoCaches:
     """What a way of listening keeps, and what the language model keeps; rows move in both."""
 
     def __init__(self, listening: Cache, llm: Cache) -> None:
+        """Of the reader, and of the language model behind it; both hold the same rows."""
         self.listening: Any = listening
         self.llm: Any = llm
 
@@ -71,6 +72,7 @@ class ReadingDecoder:
     """A `Decoder` of prompts that look at speech through the reader; the ids the engine gives are ignored."""
 
     def __init__(self, reader: Reader, llm: Backbone, prompts: Prompts, adapter: Adapter = None) -> None:
+        """Of prompts with their speech; `adapter` chooses among LoRA adapters, False for none."""
         self.reader, self.llm, self.prompts, self.adapter = reader, llm, prompts, adapter
         self._bound: BoundDecoder | None = None
 

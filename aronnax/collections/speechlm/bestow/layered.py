@@ -80,6 +80,7 @@ class Glance(nn.Module):
     """One layer's look at the speech: a normalisation and a cross-attention."""
 
     def __init__(self, config: LayeredConfig, width: int) -> None:
+        """Fresh, for a language model of `width` D."""
         super().__init__()
         self.norm = nn.LayerNorm(width)
         shape = TransformerDecoderConfig(
@@ -116,6 +117,7 @@ class LayeredReader(nn.Module):
     """A `Glance` for each layer of the language model."""
 
     def __init__(self, config: LayeredConfig, llm: Backbone) -> None:
+        """Fresh; ConfigError if the layers of `llm` are not in a plain list."""
         super().__init__()
         count = len(layers_of(_stack(llm.causal)))
         self.glances = nn.ModuleList([Glance(config, llm.width) for _ in range(count)])
@@ -153,6 +155,7 @@ class LayeredDecoder:
     def __init__(
         self, reader: LayeredReader, llm: Backbone, prompts: Prompts, adapter: Adapter = None
     ) -> None:
+        """Of prompts with their speech; `adapter` chooses among LoRA adapters, False for none."""
         self.reader, self.llm, self.prompts, self.adapter = reader, llm, prompts, adapter
         self._steps: HfSteps | None = None
 

@@ -67,6 +67,7 @@ class BESTOW(SpeechLM):
     def __init__(
         self, config: BESTOWConfig, tokenizer: ChatTokenizer | None = None, llm: Backbone | None = None
     ) -> None:
+        """A model with fresh weights; `llm`, where one is at hand, is taken as it is, adapters put into it."""
         super().__init__(config, tokenizer, llm)
         self.reader: Reader | LayeredReader
         if config.layered is None:

@@ -87,6 +87,7 @@ class Reader(nn.Module):
     """Lets text embeddings [B, U, D] look at speech [B, T, D] of the same width."""
 
     def __init__(self, config: ReaderConfig, width: int) -> None:
+        """Fresh, for a language model of `width` D."""
         super().__init__()
         self.config = config
         inside = config.width or width

@@ -115,6 +115,7 @@ class Stream:
     """
 
     def __init__(self, model: BESTOW, question: Question, state: StreamState | None = None) -> None:
+        """Begin, or go on from where a stream of the same question stood; see `BESTOW.stream`."""
         self.model, self.question = model, question
         self.log = DelayLog()
         """Every token with the seconds heard when it was written."""

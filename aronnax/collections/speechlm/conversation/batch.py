@@ -141,6 +141,7 @@ class MakeConversationBatch:
         self.tokenizer = tokenizer
 
     def __call__(self, cuts: Sequence[Any], signals: Sequence[Tensor]) -> ConversationBatch:
+        """The batch of conversation cuts whose recordings, in order, have these samples [S] at the model's rate."""
         from aronnax.collections.common.data.filters import cut_text
         from aronnax.collections.speechlm.conversation.cuts import messages_of
 

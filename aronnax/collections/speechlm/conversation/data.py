@@ -84,6 +84,7 @@ class ToConversations:
     """
 
     def __init__(self, config: ConversationConfig) -> None:
+        """Of the templates and lists of words that `config` has."""
         self.config, self.ask = config, Ask(config.templates)
 
     def __call__(self, cuts: Iterable[Cut], seed: int, training: bool) -> Iterator[Cut]:
@@ -116,9 +117,11 @@ class ExamineConversations:
     """Looks at conversations before their audio is read: counts their tokens, and with these their length."""
 
     def __init__(self, tokenizer: ChatTokenizer, token_seconds: float) -> None:
+        """With a tokenizer whose every token counts `token_seconds` seconds."""
         self.tokenizer, self.token_seconds = tokenizer, token_seconds
 
     def __call__(self, cut: Cut) -> str | None:
+        """Note a cut's tokens and its length in seconds on it; why it is left out, or None."""
         from aronnax.collections.common.data.filters import note_number
         from aronnax.collections.common.data.recordings import heard
 

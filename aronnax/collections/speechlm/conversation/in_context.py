@@ -55,6 +55,7 @@ class InContext:
     """
 
     def __init__(self, config: InContextConfig, seed: int | str) -> None:
+        """What is drawn depends on the seed and the conversations before alone."""
         self.config = config
         self._rng = random.Random(f"{seed} in context")
         self._before: list[str] = []

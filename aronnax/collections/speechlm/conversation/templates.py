@@ -139,6 +139,7 @@ class Ask:
     """Makes the turns of a conversation about one recording."""
 
     def __init__(self, templates: Sequence[TemplateConfig]) -> None:
+        """Of one template or more; ConfigError without any."""
         if not templates:
             raise ConfigError("conversation.templates is empty; one says what is asked about a recording")
         self.templates = tuple(templates)

@@ -34,6 +34,7 @@ class LocalChat:
     """A model of aronnax or a Hugging Face language model: anything whose `generate` takes conversations."""
 
     def __init__(self, model: Any, *, max_new_tokens: int = 512, batch_size: int = 8) -> None:
+        """A model with `generate`, such as `aronnax.load` gives; OptionError for another."""
         if not hasattr(model, "generate"):
             raise OptionError(f"{type(model).__name__} does not write text: it has no `generate`")
         self.model, self.max_new_tokens, self.batch_size = model, max_new_tokens, batch_size

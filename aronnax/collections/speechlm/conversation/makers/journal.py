@@ -37,6 +37,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Begin, or go on in, a folder; OptionError if what it holds was made with other settings."""
         self.folder, self._path = folder, folder / JOURNAL
         self.made = Made(folder / CONVERSATIONS)
         record, text = folder / RECORD, json.dumps(settings, indent=1, ensure_ascii=False) + "\n"

@@ -30,6 +30,7 @@ class EspeakVoices:
     """
 
     def __init__(self, languages: Sequence[str] = ("en-us", "en-gb", "en-gb-scotland")) -> None:
+        """Voices by the names of espeak-ng, one drawn for each text; one it has not is an error at once."""
         from aronnax.collections.common.audio.speak import EspeakSynthesizer
 
         if not languages:
