@@ -76,11 +76,12 @@ def learned(name: str, output: Path, **options: Any) -> tuple[list[float], dict[
 @pytest.mark.parametrize("name", MODELS)
 def test_bfloat16_learns_as_float32(name: str, tmp_path: Path) -> None:
     whole, scores = learned(name, tmp_path / "whole")
-    mixed, mixed_scores = learned(name, tmp_path / "mixed", precision="bf16-mixed")
-    assert mixed == pytest.approx(whole, rel=0.03)
-    assert mixed != whole, "something is computed in bfloat16"
-    assert mixed_scores["val/loss"] == pytest.approx(scores["val/loss"], rel=0.03)
-    assert mixed_scores["train/dropped_updates"] == 0
+    for precision in ("bf16-mixed", "bf16-true"):
+        losses, found = learned(name, tmp_path / precision, precision=precision)
+        assert losses == pytest.approx(whole, rel=0.03)
+        assert losses != whole, "something is computed in bfloat16"
+        assert found["val/loss"] == pytest.approx(scores["val/loss"], rel=0.03)
+        assert found["train/dropped_updates"] == 0
 
 
 def gradients(name: str, twice: bool, freeze: tuple[str, ...]) -> tuple[dict[str, torch.Tensor], int]:
