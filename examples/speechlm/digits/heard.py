@@ -49,6 +49,8 @@ class Shares:
     """A spoken string and a spoken question, in one recording or in two."""
     text: float = 0.0
     """No recording at all."""
+    emphasis: dict[str, float] = field(default_factory=dict)
+    """How often a kind of written question comes, relative to once for each of the others."""
 
 
 @dataclass
@@ -158,13 +160,17 @@ class ChatMaker:
     def _heard(self) -> Chat:
         audio, digits = self._string()
         chat = Chat([], [audio], [" ".join(digits)])
-        kind = "repeat" if self.chance.random() < 0.3 else None
+        kind = "repeat" if self.chance.random() < 0.3 else self._kind()
         question, right = questions.ask(digits, self.chance, kind)
         chat.add(self._placed(question), right)
         while len(chat.messages) < 6 and self.chance.random() < 0.5:
-            question, right = questions.follow_up(digits, self.chance)
+            question, right = questions.follow_up(digits, self.chance, self._kind())
             chat.add((question,), right)
         return chat
+
+    def _kind(self) -> str:
+        weights = [self.shares.emphasis.get(kind, 1.0) for kind in questions.KINDS]
+        return self.chance.choices(list(questions.KINDS), weights)[0]
 
     def _placed(self, question: str) -> tuple[str | Audio, ...]:
         drawn = self.chance.random()
