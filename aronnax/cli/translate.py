@@ -40,7 +40,9 @@ def translate(
     ] = None,
     chunk: Annotated[str, Option(help="auto, full, or seconds heard at once.")] = "auto",
     vad: Annotated[str | None, Option(help="energy or silero: decode only where there is speech.")] = None,
-    confidence: Annotated[str, Option(help="tsallis, max_prob or none.")] = "tsallis",
+    confidence: Annotated[
+        str, Option(help="auto (what suits the model), tsallis, max_prob or none.")
+    ] = "auto",
     device: Annotated[str | None, Option(help="cpu, cuda, ...; the best there is by default.")] = None,
     dtype: Annotated[str | None, Option(help="float32, bfloat16 or float16.")] = None,
     weights: Annotated[str | None, Option(help="int8 or int16: whole-number weights on the CPU.")] = None,

@@ -91,6 +91,15 @@ def test_known_speakers_new_takes_are_written_in_every_language(
     assert score([said(text, language, False) for text in texts], written).wer < 0.03
 
 
+def test_right_words_are_told_with_confidence(
+    model: CanaryModel, recordings: tuple[list[Path], list[str]]
+) -> None:
+    paths, texts = recordings
+    right = [found for found, text in zip(model.transcribe(paths, pnc=False), texts) if found.text == text]
+    assert len(right) > len(texts) / 2
+    assert all(word.confidence is not None and word.confidence > 0.3 for one in right for word in one.words)
+
+
 def test_only_the_target_language_changes_the_language(
     model: CanaryModel, recordings: tuple[list[Path], list[str]]
 ) -> None:

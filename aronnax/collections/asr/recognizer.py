@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor
 
@@ -34,6 +34,9 @@ class SpeechRecognizer(Model):
 
     The configuration holds at least `preprocessor`, `encoder` and `spec_augment`.
     """
+
+    own_confidence: ClassVar[str] = "tsallis"
+    """The measure of confidence that `transcribe` takes where none is asked for."""
 
     def __init__(self, config: Any, tokenizer: Tokenizer | None = None) -> None:
         super().__init__(config)
@@ -134,7 +137,7 @@ class SpeechRecognizer(Model):
         batch_size: int = 8,
         head: str | None = None,
         timestamps: bool = True,
-        confidence: str | None = "tsallis",
+        confidence: str | None = "auto",
         chunk: str | float = "auto",
         vad: str | None = None,
         sample_rate: int | None = None,
@@ -147,7 +150,8 @@ class SpeechRecognizer(Model):
             Lhotse cut, a NeMo manifest (.json or .jsonl), a folder, a CutSet, or any iterable of these.
         batch_size: recordings encoded together; a row's result does not depend on it.
         head: one of `heads`, the first by default.
-        timestamps: whether words and segments are made. confidence: "tsallis", "max_prob" or None.
+        timestamps: whether words and segments are made. confidence: "tsallis", "max_prob", None,
+            or "auto" for the one that suits the model (`own_confidence`).
         chunk: how long recordings are read. "auto" chooses, "full" and "local" are the attention of one pass,
             a number is the length of chunks in seconds. What was chosen stands in the transcript's `notes`.
         vad: "energy" or "silero" decodes only where there is speech; times stay those of the recording.
@@ -181,7 +185,7 @@ class SpeechRecognizer(Model):
         batch_size: int = 8,
         head: str | None = None,
         timestamps: bool = True,
-        confidence: str | None = "tsallis",
+        confidence: str | None = "auto",
         chunk: str | float = "auto",
         vad: str | None = None,
         sample_rate: int | None = None,

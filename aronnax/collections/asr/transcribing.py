@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CONFIDENCES = ("tsallis", "max_prob", None)
+CONFIDENCES = ("auto", "tsallis", "max_prob", None)
 GATES = ("energy", "silero", None)
 
 PAUSE_SECONDS = 1.0
@@ -73,6 +73,8 @@ class Options:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise OptionError(f"batch_size={size!r} must be a whole number of at least 1")
         _check_known("confidence", options.confidence, CONFIDENCES)
+        if options.confidence == "auto":
+            options = replace(options, confidence=model.own_confidence)
         _check_known("vad", options.vad, GATES)
         plan.check_chunk(options.chunk)
         languages = getattr(model.tokenizer, "languages", ())

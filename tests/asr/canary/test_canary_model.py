@@ -198,6 +198,7 @@ def test_words_carry_confidences(model: CanaryModel) -> None:
     assert " ".join(word.text for word in found.words) == found.text  # type: ignore[union-attr]
     assert all(word.confidence is not None for word in found.words)  # type: ignore[union-attr]
     assert all(0 <= word.start <= word.end <= found.duration for word in found.words)  # type: ignore[union-attr]
+    assert found == model.transcribe(recording, confidence="max_prob")
     without = model.transcribe(recording, timestamps=False)
     assert without.text == found.text  # type: ignore[union-attr]
     assert not without.words  # type: ignore[union-attr]

@@ -41,6 +41,8 @@ class CanaryModel(SpeechRecognizer):
 
     model_type: ClassVar[str] = "canary"
     Config: ClassVar[type] = CanaryConfig
+    # Trained with label smoothing, which leaves every token something: an entropy then tells nothing.
+    own_confidence: ClassVar[str] = "max_prob"
     tokenizer: CanaryTokenizer | None
 
     def __init__(
@@ -180,7 +182,7 @@ class CanaryModel(SpeechRecognizer):
         guard: bool = True,
         batch_size: int = 8,
         head: str | None = None,
-        confidence: str | None = "tsallis",
+        confidence: str | None = "auto",
         chunk: str | float = "auto",
         vad: str | None = None,
         sample_rate: int | None = None,
@@ -247,7 +249,7 @@ class CanaryModel(SpeechRecognizer):
         guard: bool = True,
         batch_size: int = 8,
         head: str | None = None,
-        confidence: str | None = "tsallis",
+        confidence: str | None = "auto",
         chunk: str | float = "auto",
         vad: str | None = None,
         sample_rate: int | None = None,

@@ -93,7 +93,7 @@ class Options:
         return cls(
             batch_size=batch_size,
             head=model.recogniser.choose_head(head),
-            confidence=confidence,
+            confidence=model.recogniser.own_confidence if confidence == "auto" else confidence,
             piece=_piece(model, chunk),
             diarizations=None if one is None else tuple(one),
             speakers={token: number for number, token in enumerate(ids)},
