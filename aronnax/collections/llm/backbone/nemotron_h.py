@@ -13,11 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from aronnax.collections.llm.backbone.attention import Back, Over
 from aronnax.collections.llm.backbone.cache import CacheShape, StepCache
+from aronnax.collections.llm.backbone.experts import Experts, activation
+from aronnax.collections.llm.backbone.norms import Norm
 from aronnax.collections.llm.backbone.products import MOST_COPIED, Product, part_of
 from aronnax.collections.llm.backbone.steps import FixedSteps
 
@@ -50,10 +52,6 @@ def _product(layers: list[Any], copied: bool) -> Mix:
     return lambda x: torch.cat([layer(x) for layer in layers], dim=-1)
 
 
-def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return F.rms_norm(x.float(), x.shape[-1:], weight.float(), eps).to(x.dtype)
-
-
 class _Mamba:
     """A Mamba-2 layer; of a row it keeps the last Q - 1 inputs of its convolution, and the state [H, P, N]."""
 
@@ -69,14 +67,15 @@ class _Mamba:
         self.width = mixer.head_dim
         self.numbers = mixer.ssm_state_size
         self.chunk_size = mixer.chunk_size
-        self.limit = mixer.time_step_limit
+        # A softplus is above nought already.
+        limit = tuple(mixer.time_step_limit)
+        self.limit = None if limit == (0.0, float("inf")) else limit
         self.kernel = mixer.conv1d.weight.squeeze(1)
         self.kernel_bias = mixer.conv1d.bias
         self.rates = -torch.exp(mixer.A_log.float())
         self.skip = mixer.D
         self.step_bias = mixer.dt_bias
-        self.gate_norm = mixer.norm.weight
-        self.eps = mixer.norm.variance_epsilon
+        self.gate_norm = Norm(mixer.norm.weight.view(self.groups, -1), mixer.norm.variance_epsilon)
 
     def shapes(self, dtype: torch.dtype) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:
         """What a row keeps; the state adds up over a whole text, so it is never of half precision."""
@@ -86,7 +85,8 @@ class _Mamba:
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gate, inputs, steps = self.enter(x).split([self.inner, self.channels, self.heads], dim=-1)
-        return gate, inputs, F.softplus(steps + self.step_bias).clamp(*self.limit)
+        steps = F.softplus(steps + self.step_bias)
+        return gate, inputs, steps if self.limit is None else steps.clamp(*self.limit)
 
     def _parts(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[..., M] -> x [..., H, P], B and C [..., G, N]."""
@@ -98,8 +98,7 @@ class _Mamba:
     def _finish(self, y: Tensor, gate: Tensor, dtype: torch.dtype) -> Tensor:
         """[..., H, P], gated and normalised in groups -> [..., D]."""
         y = (y.flatten(-2).float() * F.silu(gate.float())).unflatten(-1, (self.groups, -1))
-        y = F.rms_norm(y, y.shape[-1:], None, self.eps).flatten(-2).to(dtype) * self.gate_norm
-        return self.leave(y.to(dtype))
+        return self.leave(self.gate_norm(y).flatten(-2).to(dtype))
 
     def step(self, x: Tensor, cache: StepCache, rows: int) -> Tensor:
         """One position [B, D] -> [B, D]; the states move on."""
@@ -109,7 +108,7 @@ class _Mamba:
         before.copy_(seen[:, :, 1:])
         inputs = (seen * self.kernel).sum(-1)
         if self.kernel_bias is not None:
-            inputs = inputs + self.kernel_bias
+            inputs += self.kernel_bias
         x_heads, b, c = self._parts(F.silu(inputs))
         steps = steps.to(state.dtype)
         state.mul_(torch.exp(steps * self.rates)[:, :, None, None])
@@ -117,7 +116,7 @@ class _Mamba:
         grouped = state.view(rows, self.groups, -1, self.numbers)
         grouped.addcmul_(added, b[:, :, None].to(state.dtype))
         y = torch.matmul(grouped, c[..., None].to(state.dtype)).view(rows, self.heads, self.width)
-        y = y + x_heads * self.skip[:, None]
+        y = torch.addcmul(y, x_heads, self.skip[:, None])
         return self._finish(y, gate, x.dtype)
 
     def chunk(self, x: Tensor, cache: StepCache, start: int, lengths: Tensor) -> Tensor:
@@ -140,55 +139,14 @@ class _Mamba:
             self.rates,
             b.contiguous(),
             c.contiguous(),
-            chunk_size=self.chunk_size,
+            # A prompt shorter than a chunk would be padded to one.
+            chunk_size=min(self.chunk_size, count),
             D=self.skip,
             initial_states=state,
             return_final_states=True,
         )
         state.copy_(after)
         return self._finish(y.view(rows, count, self.heads, self.width), gate, x.dtype)
-
-
-class _Experts:
-    """A mixture of experts with its router, shared expert and latent projections."""
-
-    def __init__(self, mixer: Any, copied: bool) -> None:
-        self.mixer = mixer
-        self.shared = _feed(mixer.shared_experts, copied)
-        self.experts = mixer.experts
-        # Experts with adapters are something else, which computes itself.
-        self.plain = isinstance(getattr(self.experts, "up_proj", None), nn.Parameter)
-
-    def chunk(self, x: Tensor) -> Tensor:
-        """[..., D] -> [..., D], many positions."""
-        _, weights, chosen = self.mixer.gate(x)
-        latent = self.mixer.fc1_latent_proj(x.reshape(-1, x.shape[-1]))
-        mixed = self.mixer.fc2_latent_proj(self.experts(latent, chosen, weights))
-        return mixed.view_as(x) + self.shared(x)
-
-    def step(self, x: Tensor) -> Tensor:
-        """[B, D] -> [B, D], a few rows: on a CPU only the experts that are chosen are looked at, one by one."""
-        if x.is_cuda or not self.plain:
-            return self.chunk(x)
-        _, weights, chosen = self.mixer.gate(x)
-        latent = self.mixer.fc1_latent_proj(x)
-        mixed = torch.zeros_like(latent, dtype=weights.dtype)
-        wanted: dict[int, tuple[list[int], list[int]]] = {}
-        for row, experts in enumerate(chosen.tolist()):
-            for slot, expert in enumerate(experts):
-                found = wanted.setdefault(expert, ([], []))
-                found[0].append(row)
-                found[1].append(slot)
-        for expert, (rows, slots) in wanted.items():
-            alone = len(x) == 1
-            given = latent if alone else latent[rows]
-            inner = self.experts.act_fn(F.linear(given, self.experts.up_proj[expert]))
-            out = F.linear(inner, self.experts.down_proj[expert]) * weights[rows, slots, None]
-            if alone:
-                mixed += out
-            else:
-                mixed.index_add_(0, torch.tensor(rows), out.to(mixed.dtype))
-        return self.mixer.fc2_latent_proj(mixed.to(latent.dtype)) + self.shared(x)
 
 
 class _Attention:
@@ -210,7 +168,8 @@ class _Attention:
 
 
 def _feed(mixer: Any, copied: bool) -> Mix:
-    up, down, act = _product([mixer.up_proj], copied), _product([mixer.down_proj], copied), mixer.act_fn
+    up, down = _product([mixer.up_proj], copied), _product([mixer.down_proj], copied)
+    act = activation(mixer.act_fn)
     return lambda x: down(act(up(x)))
 
 
@@ -222,10 +181,10 @@ class NemotronHSteps(FixedSteps):
         model, config = causal.model, causal.config
         self.longest = config.max_position_embeddings
         self.eps = config.layer_norm_epsilon
-        self.norm = model.norm_f.weight
+        self.norm = Norm(model.norm_f.weight, self.eps, exact=True)
         copied = sum(one.numel() * one.element_size() for one in causal.parameters()) <= MOST_COPIED
         self.head = _product([causal.lm_head], copied)
-        self.layers: list[tuple[Tensor, Any]] = []
+        self.layers: list[tuple[Norm, Any]] = []
         mambas: list[_Mamba] = []
         attentions = 0
         for layer in model.layers:
@@ -237,10 +196,12 @@ class NemotronHSteps(FixedSteps):
                 made, attentions = _Attention(layer.mixer, attentions, copied), attentions + 1
             else:
                 experts = layer.block_type == "moe"
-                made = _Experts(layer.mixer, copied) if experts else _feed(layer.mixer, copied)
-            self.layers.append((layer.norm.weight, made))
-        states = tuple(shape for mamba in mambas for shape in mamba.shapes(self.norm.dtype))
-        self.shape = CacheShape(attentions, config.num_key_value_heads, config.head_dim, self.norm, states)
+                feed = _feed(layer.mixer.shared_experts if experts else layer.mixer, copied)
+                made = Experts(layer.mixer, feed) if experts else feed
+            self.layers.append((Norm(layer.norm.weight, self.eps, exact=True), made))
+        like = self.norm.weight
+        states = tuple(shape for mamba in mambas for shape in mamba.shapes(like.dtype))
+        self.shape = CacheShape(attentions, config.num_key_value_heads, config.head_dim, like, states)
 
     def cache(self, rows: int, capacity: int, beam: int = 1) -> StepCache:
         """An empty cache."""
@@ -251,14 +212,14 @@ class NemotronHSteps(FixedSteps):
         """One step of the first `rows` rows, looking back at `window` positions at most: scores [B, V]."""
         back, x = Back(cache, rows, window, (None,)), embeddings
         with torch.autocast(x.device.type, enabled=False):
-            for weight, mix in self.layers:
-                inner = _norm(x, weight, self.eps)
+            for norm, mix in self.layers:
+                inner = norm(x)
                 if isinstance(mix, _Mamba):
                     out = mix.step(inner, cache, rows)
                 elif isinstance(mix, _Attention):
                     out = mix(inner, back)
                 else:
-                    out = mix.step(inner) if isinstance(mix, _Experts) else mix(inner)
+                    out = mix.step(inner) if isinstance(mix, Experts) else mix(inner)
                 x = x + out
             cache.advance(rows)
             return self.scores(x)
@@ -266,17 +227,17 @@ class NemotronHSteps(FixedSteps):
     def chunk(self, embeddings: Tensor, lengths: Tensor, cache: StepCache, start: int) -> Tensor:
         """Hidden states [B, U, D] of positions from `start` on, of rows that end at `lengths` [B]."""
         over, x = Over(cache, start, start + embeddings.shape[1]), embeddings
-        for weight, mix in self.layers:
-            inner = _norm(x, weight, self.eps)
+        for norm, mix in self.layers:
+            inner = norm(x)
             if isinstance(mix, _Mamba):
                 out = mix.chunk(inner, cache, start, lengths)
             elif isinstance(mix, _Attention):
                 out = mix(inner, over)
             else:
-                out = mix.chunk(inner) if isinstance(mix, _Experts) else mix(inner)
+                out = mix.chunk(inner) if isinstance(mix, Experts) else mix(inner)
             x = x + out
         return x
 
     def scores(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]."""
-        return self.head(_norm(hidden, self.norm, self.eps)).float()
+        return self.head(self.norm(hidden)).float()

@@ -8,11 +8,13 @@ from torch.nn import functional as F
 
 
 class Norm:
-    """x / sqrt(mean(x^2) + eps) * weight over [..., D], summed up in single precision at least."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last of [..., D], summed up in single precision at least."""
 
-    def __init__(self, weight: Tensor, eps: float) -> None:
+    def __init__(self, weight: Tensor, eps: float, exact: bool = False) -> None:
+        """`weight` is [D], or [..., D] where parts of an input have their own. `exact`: weighed before rounding."""
         self.weight = weight
         self.eps = eps
+        self.exact = exact
         # torch's own norm is many small operations on a CPU. sqrt(D) times x / hypot(|x|, sqrt(D eps)) is few.
         self._few = weight.device.type == "cpu" and weight.dtype == torch.float32
         if self._few:
@@ -22,7 +24,10 @@ class Norm:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
-        if not self._few:
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return torch.div(x, torch.hypot(length, self._least)).mul_(self._weight)
+        if self._few and x.dtype == torch.float32:
+            length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+            return torch.div(x, torch.hypot(length, self._least)).mul_(self._weight)
+        width, dtype = x.shape[-1:], self.weight.dtype
+        if self.exact:
+            return (F.rms_norm(x.float(), width, None, self.eps) * self.weight.float()).to(dtype)
+        return F.rms_norm(x, width, None, self.eps).to(dtype) * self.weight

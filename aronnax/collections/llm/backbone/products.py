@@ -77,6 +77,8 @@ class Product:
         self._copies = copy and self.size >= LEAST and first.dtype == torch.float32 and ONEDNN
         self._copies = self._copies and first.device.type == "cpu"
         self._packed: Tensor | None = None
+        self._by_row = copy and first.device.type == "cpu" and first.dtype == torch.float32
+        self._row: RowProduct | None = None
         self._bias = _bias_beside(self.parts)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -89,9 +91,11 @@ class Product:
                     [_add(part, x, y) for part, y in zip(self.parts, out.split(self._widths, dim=-1))], dim=-1
                 )
             return out
-        # The BLAS library reads a weight for one row as fast as memory gives it.
-        product = F.linear if rows == 1 else linear
-        outs = [_add(part, x, product(x, part.weight, part.bias)) for part in self.parts]
+        if self._by_row and rows == 1 and x.dim() == 2:
+            if self._row is None:
+                self._row = RowProduct(self.parts)
+            return self._row(x, 1.0)
+        outs = [_add(part, x, linear(x, part.weight, part.bias)) for part in self.parts]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
 
     @property
