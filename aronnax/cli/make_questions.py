@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 def make_questions(
     manifest: Annotated[Path, Argument(help="NeMo manifest of recordings with texts, JSON lines.")],
-    out: Annotated[Path, Option(help="Folder for conversations.jsonl.")],
+    out: Annotated[Path, Option("--out", "-o", help="Folder for conversations.jsonl.")],
     model: Annotated[
         str,
-        Option(help="Who writes: a bundled name, folder or hub id; with --url, the server's name for it."),
+        Option(
+            "--model", "-m", help="A bundled name, folder or hub id; with --url, the server's name for it."
+        ),
     ],
     url: Annotated[
         str | None, Option(help="An OpenAI-compatible server, such as http://localhost:8000/v1.")

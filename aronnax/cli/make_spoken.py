@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def make_spoken(
     conversations: Annotated[Path, Argument(help="Conversations without audio, JSON lines.")],
-    out: Annotated[Path, Option(help="Folder for audio/ and conversations.jsonl.")],
+    out: Annotated[Path, Option("--out", "-o", help="Folder for audio/ and conversations.jsonl.")],
     voices: Annotated[
         str, Option(help="Voices of espeak-ng, with commas between them; speakers are drawn for each.")
     ] = "en-us,en-gb,en-gb-scotland",

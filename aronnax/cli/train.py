@@ -10,7 +10,7 @@ from aronnax.core.errors import MissingExtraError
 
 
 def train(
-    config: Annotated[Path, Argument(help="YAML file; see examples/asr/*.yaml and docs/training.md.")],
+    config: Annotated[Path, Argument(help="YAML file; see examples/*/*.yaml and docs/training.md.")],
     overrides: Annotated[
         list[str] | None,
         Argument(help="Changes on top, e.g. data.train=train.jsonl trainer.max_steps=100."),

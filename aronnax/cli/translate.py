@@ -21,7 +21,7 @@ def translate(
         str, Option("--model", "-m", help="Bundled name, folder, .nemo file or hub id.")
     ] = DEFAULT_MODEL,
     formats: Annotated[
-        list[str] | None, Option("--format", "-f", help="txt, json, srt, vtt or ctm; may be repeated.")
+        list[str] | None, Option("--format", "-f", help="txt, json, srt, vtt, ctm or stm; may be repeated.")
     ] = None,
     out: Annotated[Path | None, Option("--out", "-o", help="Folder for the files.")] = None,
     batch_size: Annotated[int, Option(help="Recordings encoded together.")] = 8,
