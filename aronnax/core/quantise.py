@@ -6,8 +6,9 @@ both symmetric; sums are exact in 32 bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeVar, cast
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +25,68 @@ _LARGEST = 32639
 """Of a 16-bit number: with it neither byte overflows when 128 is added."""
 
 
-class QuantisedLinear(nn.Module):
-    """A linear layer with int8 weights [N, K]; takes and gives floats, holds no gradients."""
+class Rounded(NamedTuple):
+    """An input [..., K] in whole numbers, the largest magnitude of each row [M, 1], and what the input was."""
+
+    whole: tuple[Tensor, ...]
+    peak: Tensor
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+class WholeNumberLinear(nn.Module):
+    """A linear layer [N, K] of whole numbers; takes and gives floats, holds no gradients.
+
+    Layers of one kind round an input alike, so those that read the same one may share it: see `together`.
+    """
+
+    bias: Tensor | None
+    in_features: int
+    out_features: int
+
+    @abstractmethod
+    def _whole(self, rows: Tensor, peak: Tensor) -> tuple[Tensor, ...]:
+        """Rows [M, K] in whole numbers of which the largest stands for `peak` [M, 1]."""
+
+    @abstractmethod
+    def _multiply(self, whole: tuple[Tensor, ...]) -> Tensor:
+        """What `_whole` made -> float [M, N], scaled by channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., K] -> [..., N]."""
+        return self.product(self.rounded(x))
+
+    def rounded(self, x: Tensor) -> Rounded:
+        """What `product` takes, of x [..., K]."""
+        rows = x.detach().flatten(0, -2).float()
+        peak = _peak(rows) if len(rows) else rows.new_ones(0, 1)
+        return Rounded(self._whole(rows, peak), peak, x.shape[:-1], x.dtype)
+
+    def product(self, given: Rounded) -> Tensor:
+        """What the layer makes of an input that was rounded: [..., N]."""
+        if not len(given.peak):
+            return given.peak.new_zeros(*given.shape, self.out_features, dtype=given.dtype)
+        out = self._multiply(given.whole)
+        # In place: a new tensor would have to be fetched into the cache.
+        out = (
+            out.mul_(given.peak) if self.bias is None else torch.addcmul(self.bias, out, given.peak, out=out)
+        )
+        return out.to(given.dtype).unflatten(0, given.shape)
+
+
+def together(x: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
+    """Each of `layers` on the same input [..., K]; layers of whole numbers round it once."""
+    first = layers[0]
+    if isinstance(first, WholeNumberLinear) and all(type(layer) is type(first) for layer in layers):
+        given = first.rounded(x)
+        return [cast(WholeNumberLinear, layer).product(given) for layer in layers]
+    return [layer(x) for layer in layers]
+
+
+class QuantisedLinear(WholeNumberLinear):
+    """A linear layer with int8 weights and inputs."""
 
     scale: Tensor
-    bias: Tensor | None
     middle: Tensor
     zeros: Tensor
 
@@ -40,34 +98,26 @@ class QuantisedLinear(nn.Module):
         whole = (weight / scale[:, None]).round().clamp(-_WEIGHT_RANGE, _WEIGHT_RANGE).to(torch.int8)
         self.register_buffer("scale", scale / 127.0, persistent=False)
         self.register_buffer("bias", None if bias is None else bias.detach().float(), persistent=False)
-        self.register_buffer("middle", torch.tensor(128.5), persistent=False)
+        # One for each column: a single number would be added at half the speed.
+        self.register_buffer("middle", torch.full((self.in_features,), 128.5), persistent=False)
         self.register_buffer("zeros", torch.zeros(self.out_features, dtype=torch.int32), persistent=False)
         self.packed = torch.ops.onednn.qlinear_prepack(whole, None) if _ONEDNN else whole.t()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., K] -> [..., N]."""
-        if x.numel() == 0:
-            return x.new_zeros(*x.shape[:-1], self.out_features)
-        rows = x.flatten(0, -2).float()
-        peak = _peak(rows)
-        # Whole numbers around 128, which oneDNN is fast with; the cast cuts off what the half has rounded.
-        whole = torch.addcmul(self.middle, rows, 127.0 / peak).to(torch.uint8)
-        out = self._multiply(whole)
-        out = out.mul_(peak) if self.bias is None else torch.addcmul(self.bias, out, peak)
-        return out.to(x.dtype).unflatten(0, x.shape[:-1])
+    def _whole(self, rows: Tensor, peak: Tensor) -> tuple[Tensor, ...]:
+        """Whole numbers around 128 [M, K], which oneDNN is fast with; the cast cuts off what the half has rounded."""
+        return (torch.addcmul(self.middle, rows, 127.0 / peak).to(torch.uint8),)
 
-    def _multiply(self, whole: Tensor) -> Tensor:
-        """Numbers around 128 [M, K] -> float [M, N], scaled by channel."""
+    def _multiply(self, whole: tuple[Tensor, ...]) -> Tensor:
         if not _ONEDNN:
-            signed = whole.bitwise_xor_(128).view(torch.int8)
+            signed = whole[0].bitwise_xor(128).view(torch.int8)
             return torch._int_mm(signed, self.packed).float().mul_(self.scale)
         return torch.ops.onednn.qlinear_pointwise(
-            whole, 1.0, 128, self.packed, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            *whole, 1.0, 128, self.packed, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
 
 
-class SixteenBitLinear(nn.Module):
-    """A linear layer whose weights [N, K] and inputs are 16-bit whole numbers; takes and gives floats.
+class SixteenBitLinear(WholeNumberLinear):
+    """A linear layer whose weights and inputs are 16-bit whole numbers.
 
     Each number is 256 times a high byte and a low byte, both signed. Three of the four products of bytes are summed
     exactly; that of the low bytes is left out: it is worth about as much as what rounding to 16 bits costs.
@@ -75,7 +125,7 @@ class SixteenBitLinear(nn.Module):
 
     coarse: Tensor
     fine: Tensor
-    bias: Tensor | None
+    middle: Tensor
     zeros: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -90,25 +140,20 @@ class SixteenBitLinear(nn.Module):
         self.register_buffer("coarse", (65536.0 * unit).float(), persistent=False)
         self.register_buffer("fine", (256.0 * unit).float(), persistent=False)
         self.register_buffer("bias", None if bias is None else bias.detach().float(), persistent=False)
+        # Around 32768 + 128, so that both bytes are without a sign; the cast cuts off what the half has rounded.
+        self.register_buffer("middle", torch.full((self.in_features,), 32768 + 128.5), persistent=False)
         self.register_buffer("zeros", torch.zeros(self.out_features, dtype=torch.int32), persistent=False)
         self.high = torch.ops.onednn.qlinear_prepack(high, None)
         # The bytes of an input lie in memory as low, high: its low ones meet the high ones of the weights.
         self.crossed = torch.ops.onednn.qlinear_prepack(torch.stack([high, low], 2).flatten(1), None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., K] -> [..., N]."""
-        if x.numel() == 0:
-            return x.new_zeros(*x.shape[:-1], self.out_features)
-        rows = x.flatten(0, -2).float()
-        peak = _peak(rows)
-        # Around 32768 + 128, so that both bytes are without a sign; the cast cuts off what the half has rounded.
-        whole = (rows * (_LARGEST / peak)).add_(32768 + 128.5).to(torch.uint16).view(torch.int16)
-        out = self._multiply((whole >> 8).to(torch.uint8), whole.view(torch.uint8))
-        out = out.mul_(peak) if self.bias is None else torch.addcmul(self.bias, out, peak)
-        return out.to(x.dtype).unflatten(0, x.shape[:-1])
+    def _whole(self, rows: Tensor, peak: Tensor) -> tuple[Tensor, ...]:
+        """High bytes [M, K] and all bytes [M, 2 K], around 128."""
+        whole = torch.addcmul(self.middle, rows, _LARGEST / peak).to(torch.uint16).view(torch.int16)
+        return (whole >> 8).to(torch.uint8), whole.view(torch.uint8)
 
-    def _multiply(self, high: Tensor, both: Tensor) -> Tensor:
-        """High bytes [M, K] and all bytes [M, 2 K], around 128 -> float [M, N], scaled by channel."""
+    def _multiply(self, whole: tuple[Tensor, ...]) -> Tensor:
+        high, both = whole
         product = torch.ops.onednn.qlinear_pointwise
         as_floats = (1.0, 0, torch.float32)
         out = product(high, 1.0, 128, self.high, self.coarse, self.zeros, None, *as_floats, "none", [], "")
@@ -130,7 +175,10 @@ def _peak(rows: Tensor) -> Tensor:
     return torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True)).clamp_(min=1e-30)
 
 
-KINDS: Mapping[str, type[nn.Module]] = {"int8": QuantisedLinear, "int16": SixteenBitLinear}
+KINDS: Mapping[str, type[QuantisedLinear | SixteenBitLinear]] = {
+    "int8": QuantisedLinear,
+    "int16": SixteenBitLinear,
+}
 
 
 def check_weights(weights: str) -> None:

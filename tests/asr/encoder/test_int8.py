@@ -12,7 +12,7 @@ from torch import nn
 from aronnax.collections.asr.encoder import FastConformer, FastConformerConfig
 from aronnax.collections.common.nn.linear import Linear, PointwiseConv
 from aronnax.core.errors import OptionError
-from aronnax.core.quantise import QuantisedLinear, SixteenBitLinear, check_sixteen_bits, quantise
+from aronnax.core.quantise import QuantisedLinear, SixteenBitLinear, check_sixteen_bits, quantise, together
 
 try:
     check_sixteen_bits()
@@ -92,6 +92,25 @@ def test_threads_get_the_serial_results(encoders: tuple[FastConformer, FastConfo
 
 def test_no_rows_give_no_rows() -> None:
     assert QuantisedLinear(torch.randn(4, 8), None)(torch.zeros(2, 0, 8)).shape == (2, 0, 4)
+
+
+@pytest.mark.parametrize("kind", [QuantisedLinear, pytest.param(SixteenBitLinear, marks=needs_amx)])
+def test_layers_that_read_the_same_input_round_it_once_and_give_the_same_numbers(
+    kind: type[QuantisedLinear | SixteenBitLinear], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layers = [kind(torch.randn(rows, 24), bias) for rows, bias in ((8, None), (12, torch.randn(12)))]
+    x, empty = torch.randn(2, 5, 24), torch.zeros(2, 0, 24)
+    alone, kept = [layer(x) for layer in layers], x.clone()
+    rounded, calls = kind.rounded, []
+    monkeypatch.setattr(kind, "rounded", lambda layer, x: calls.append(layer) or rounded(layer, x))
+    for one, other in zip(alone, together(x, layers)):
+        assert torch.equal(one, other)
+    assert len(calls) == 1
+    assert torch.equal(x, kept)
+    assert [found.shape for found in together(empty, layers)] == [(2, 0, 8), (2, 0, 12)]
+    floats = nn.Linear(24, 8)
+    assert torch.equal(together(x, [layers[0], floats])[1], floats(x))
 
 
 def test_a_model_without_such_layers_is_refused() -> None:

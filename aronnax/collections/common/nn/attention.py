@@ -17,6 +17,7 @@ from aronnax.collections.common.nn.linear import Linear
 from aronnax.collections.common.nn.masks import valid_frames
 from aronnax.collections.common.nn.positions import relative_positions
 from aronnax.collections.common.nn.windows import MASKED, Attention, Block, plan_blocks
+from aronnax.core.quantise import together
 
 KEPT_REACHES = (127, 255, 511)
 """Positions projected this far to each side are kept between calls; further ones are projected for each."""
@@ -92,9 +93,8 @@ class RelativeAttention(nn.Module):
 
     def forward(self, x: Tensor, plan: AttentionPlan) -> Tensor:
         """[B, T, D] -> [B, T, D]; frames in the padding get numbers without meaning."""
-        query = self._heads(self.linear_q(x))
-        key = self._heads(self.linear_k(x)).transpose(1, 2)
-        value = self._heads(self.linear_v(x)).transpose(1, 2)
+        query, key, value = map(self._heads, together(x, (self.linear_q, self.linear_k, self.linear_v)))
+        key, value = key.transpose(1, 2), value.transpose(1, 2)
         near = (query + self.pos_bias_u).transpose(1, 2)
         far = query + self.pos_bias_v
         positions, centre = self._project(plan)

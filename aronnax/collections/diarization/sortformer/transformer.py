@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aronnax.collections.common.nn.linear import Dropout, Linear
+from aronnax.collections.common.nn.linear import Dropout, Linear, activated
 from aronnax.collections.common.nn.masks import any_padding, valid_frames
 from aronnax.collections.common.nn.windows import MASKED
 from aronnax.collections.diarization.sortformer.config import TransformerConfig
+from aronnax.core.quantise import together
 
 
 class TransformerEncoder(nn.Module):
@@ -61,8 +62,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
         query, key, value = (
-            net(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for net in (self.query_net, self.key_net, self.value_net)
+            found.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for found in together(x, (self.query_net, self.key_net, self.value_net))
         )
         dropout = self.dropout if self.training else 0.0
         seen = F.scaled_dot_product_attention(query, key, value, bias, dropout_p=dropout)
@@ -81,8 +82,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
-        hidden = self.dense_in(x)
-        return self.layer_dropout(self.dense_out(F.gelu(hidden) if self.gelu else F.relu(hidden)))
+        hidden = F.gelu(self.dense_in(x)) if self.gelu else activated(self.dense_in, x, "relu")
+        return self.layer_dropout(self.dense_out(hidden))
 
 
 def _bias(x: Tensor, lengths: Tensor, right: int | None) -> Tensor | None:
