@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from aronnax.cli.commands import Argument, Option
 from aronnax.cli.talking import Asked, parts_of
-from aronnax.core.errors import AronnaxError, AudioError, OptionError
+from aronnax.core.errors import AudioError, OptionError
+from aronnax.core.files import replaced_file
 
 if TYPE_CHECKING:
     from aronnax.collections.common.results.reply import Reply
@@ -124,13 +125,13 @@ class _Answers:
                 raise OptionError(f"--out {out} cannot be made: {error.strerror}") from None
 
     def give(self, reply: Reply, name: str) -> None:
-        """Deliver one answer; `name` is its file's, without the format."""
+        """Deliver one answer, its notes on stderr; `name` is its file's, without the format."""
+        for note in reply.notes:
+            print(f"{name}: {note}", file=sys.stderr)
         written = reply.text if self.file_format == "txt" else json.dumps(reply.to_dict(), ensure_ascii=False)
         if self.out is None:
             print(written, flush=True)
             return
         target = self.out / f"{name}.{self.file_format}"
-        try:
-            target.write_text(written + "\n", encoding="utf-8")
-        except OSError as error:
-            raise AronnaxError(f"{target} cannot be written: {error.strerror}") from None
+        with replaced_file(target) as file:
+            file.write(f"{written}\n".encode())

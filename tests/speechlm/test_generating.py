@@ -210,6 +210,24 @@ def test_another_prompt_may_be_asked(model: SALM) -> None:
     assert asked.text == by_hand.text.strip()
 
 
+def test_where_nobody_speaks_nothing_is_written_and_long_recordings_are_noted() -> None:
+    model, silence = salm(longest_seconds=0.5), (np.zeros(RATE // 2, np.float32), RATE)
+    written = model.transcribe(silence, max_new_tokens=6)
+    assert isinstance(written, Transcript)
+    assert written.text == ""
+    assert any("holds no speech" in note for note in written.notes)
+    asked = [{"role": "user", "content": ["repeat :", Audio(silence), Audio(noise(0.7))]}]
+    reply = model.generate(asked, max_new_tokens=6)
+    assert reply.tokens
+    assert reply.notes == (
+        "recording 1 holds no speech",
+        "recording 2 lasts 0.7 s, and the model learned from up to 0.5 s",
+    )
+    timeless = model.transcribe(noise(0.4), max_new_tokens=6)
+    assert isinstance(timeless, Transcript)
+    assert timeless.notes[0] == "a language model with ears gives words no times"
+
+
 def test_what_cannot_be_read_stands_in_its_place(model: SALM, tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     results = list(model.transcribe_iter([noise(0.4), tmp_path / "broken.wav", noise(0.4)], max_new_tokens=4))

@@ -10,12 +10,17 @@ import torch
 from torch import Tensor
 
 from aronnax.collections.asr.inputs import Source, is_single, sources
+from aronnax.collections.common.audio.activity import speech_regions
 from aronnax.collections.llm.chat.messages import Audio, Message
 from aronnax.collections.llm.replying import Prompt
 from aronnax.core.errors import AronnaxError, AudioError, OptionError
 
 if TYPE_CHECKING:
     from aronnax.collections.speechlm.model import SpeechLM
+
+
+NOBODY = "holds no speech"
+"""Ends the note of a recording in which the energy gate hears nobody."""
 
 
 def make_prompt(model: SpeechLM, messages: Sequence[Message], sample_rate: int | None = None) -> Prompt:
@@ -32,7 +37,20 @@ def make_prompt(model: SpeechLM, messages: Sequence[Message], sample_rate: int |
     positions = model.positions(rendered.ids, [signal.shape[0] for signal in signals])
     if positions >= model.context:
         _overflow(model, messages, signals, positions)
-    return Prompt(rendered.ids, signals, positions)
+    return Prompt(rendered.ids, signals, positions, notes=_notes(model, signals))
+
+
+def _notes(model: SpeechLM, signals: Sequence[Tensor]) -> tuple[str, ...]:
+    """What is unusual about the recordings [S] of a conversation."""
+    longest, found = model.config.longest_seconds, []
+    for number, signal in enumerate(signals, start=1):
+        which = "the recording" if len(signals) == 1 else f"recording {number}"
+        seconds = signal.shape[0] / model.sample_rate
+        if longest is not None and seconds > longest:
+            found.append(f"{which} lasts {seconds:.1f} s, and the model learned from up to {longest:g} s")
+        if not speech_regions(signal.numpy(), model.sample_rate):
+            found.append(f"{which} {NOBODY}")
+    return tuple(found)
 
 
 def open_audio(model: SpeechLM, audio: Audio, where: str, sample_rate: int | None = None) -> Tensor:

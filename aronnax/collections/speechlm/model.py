@@ -58,6 +58,8 @@ class SpeechLMConfig:
     """Longer recordings are heard in pieces of so many seconds; None hears every recording at once."""
     context: int | None = None
     """Most positions of a conversation with its answer; None takes what the language model was made for."""
+    longest_seconds: float | None = None
+    """The longest recording it learned from; of longer ones the reply notes that."""
     references: dict[str, str] = field(default_factory=dict)
     """Prefix of names (`llm.`, `perception.encoder.`) -> the checkpoint that holds those weights as well."""
 
@@ -66,6 +68,8 @@ class SpeechLMConfig:
             raise ConfigError(
                 f"encoder_chunk_seconds is {self.encoder_chunk_seconds}; it must be above 0, or None"
             )
+        if self.longest_seconds is not None and self.longest_seconds <= 0:
+            raise ConfigError(f"longest_seconds is {self.longest_seconds}; it must be above 0, or None")
         if self.context is not None and self.context < 2:
             raise ConfigError(f"context is {self.context}; it must be at least 2, or None")
 
@@ -201,8 +205,8 @@ class SpeechLM(ChatModel):
         """The transcript of one recording, or a list of them; inputs as in every recogniser's `transcribe`.
 
         prompt: what is asked instead of the model's own `transcribe_prompt`. keywords: words that may be said, which
-        the prompt then lists, as the model was taught in context. Words have no times. `transcribe_iter` goes on
-        where a recording cannot be read.
+        the prompt then lists, as the model was taught in context. Words have no times, and where nobody speaks
+        nothing is written; `notes` say so. `transcribe_iter` goes on where a recording cannot be read.
         """
         from aronnax.collections.asr.transcribing import collect
 

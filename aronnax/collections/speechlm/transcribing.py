@@ -13,11 +13,16 @@ from aronnax.collections.llm.answering import AnswerOptions
 from aronnax.collections.llm.chat.messages import Audio, Message
 from aronnax.collections.llm.replying import Adapter, answer_each
 from aronnax.collections.speechlm.conversation.keyword_prompt import KeywordPrompt
+from aronnax.collections.speechlm.generating import NOBODY
 from aronnax.core.errors import AronnaxError, OptionError
 
 if TYPE_CHECKING:
     from aronnax.collections.common.results.reply import Reply
     from aronnax.collections.speechlm.model import SpeechLM
+
+
+UNTIMED = "a language model with ears gives words no times"
+"""Noted on its transcripts."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +87,12 @@ def transcribe_each(
 def _transcript(
     model: SpeechLM, source: Source, reply: Reply, seconds: float, language: str | None
 ) -> Transcript:
-    notes = list(reply.notes)
+    notes = [*reply.notes, UNTIMED]
+    silent = any(note.endswith(NOBODY) for note in notes)
     if reply.finished == "limit":
         notes.append("cut short: the model wrote as many tokens as it may, which loops do too")
     return Transcript(
-        text=reply.text.strip(),
+        text="" if silent else reply.text.strip(),
         duration=seconds,
         model=model.source,
         source=source.name,
