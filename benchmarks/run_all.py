@@ -1,6 +1,8 @@
 """Every benchmark in turn, one after another so that none disturbs another; `make bench` runs this.
 
 python benchmarks/run_all.py [NAME ...]
+
+Two more need recordings (ARONNAX_DATA) and are run by themselves: int8_wer.py and noise_stage.py.
 """
 
 from __future__ import annotations
@@ -10,7 +12,23 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-BENCHMARKS = ("transcription", "training_step", "loss", "decoding", "encoder", "start", "padding", "install")
+BENCHMARKS: dict[str, tuple[str, ...]] = {
+    "transcription": (),
+    "training_step": (),
+    "loss": (),
+    "decoding": (),
+    "aed_decoding": (),
+    "decoder_shift": (),
+    "llm_decoding": (),
+    "speechlm_cost": (),
+    "diarization": ("step", "--repeats", "12"),
+    "encoder": (),
+    "start": (),
+    "padding": (),
+    "batching": (),
+    "install": (),
+}
+"""Their options."""
 
 
 def main() -> None:
@@ -18,7 +36,8 @@ def main() -> None:
     failed = 0
     for name in sys.argv[1:] or BENCHMARKS:
         print(f"\n== {name} ==", flush=True)
-        failed += subprocess.run([sys.executable, str(FOLDER / f"{name}.py")], check=False).returncode != 0
+        command = [sys.executable, str(FOLDER / f"{name}.py"), *BENCHMARKS.get(name, ())]
+        failed += subprocess.run(command, check=False).returncode != 0
     sys.exit(failed)
 
 
