@@ -173,13 +173,11 @@ def _note(
     answers: list[_Answer], tokens: Tensor, scores: Tensor, options: GenerationOptions, stopping: Stopping
 ) -> Iterator[Said]:
     """Write one step into the answers that still go on."""
-    scores = scores.float()
-    chosen = scores.gather(1, tokens[:, None]).squeeze(1)
-    whole = scores.logsumexp(dim=-1)
-    log_probs = (chosen - whole).tolist()
+    every = scores.float().log_softmax(dim=-1)
+    log_probs = every.gather(1, tokens[:, None]).squeeze(1).tolist()
     sure = None
     if options.confidence is not None:
-        sure = confidence(scores - whole[:, None], options.confidence).tolist()
+        sure = confidence(every, options.confidence).tolist()
     for place, (answer, token) in enumerate(zip(answers, tokens.tolist())):
         if not answer.done:
             yield from answer.add(token, log_probs[place], None if sure is None else sure[place], stopping)
