@@ -48,10 +48,12 @@ def _score_turns(reference: Path, hypothesis: Path, scoring: Scoring) -> tuple[d
     from aronnax.collections.common.results.rttm import read_uem
 
     collar = scoring.collar or 0.0
+    spoken = _turns(reference)
+    regions = None if scoring.uem is None else read_uem(scoring.uem)
     rows = score_diarization(
-        _turns(reference),
+        spoken,
         _turns(hypothesis),
-        regions=None if scoring.uem is None else read_uem(scoring.uem),
+        regions=regions,
         collar=collar,
         skip_overlap=scoring.skip_overlap,
     )
@@ -60,6 +62,8 @@ def _score_turns(reference: Path, hypothesis: Path, scoring: Scoring) -> tuple[d
     lines = table(head, [_times_row(name, row) for name, row in [*rows.items(), (WHOLE, total)]])
     overlap = "left out" if scoring.skip_overlap else "scored"
     lines.append(f"{len(rows)} recordings, collar {collar:g} s on each side, overlapped speech {overlap}")
+    if regions is not None:
+        lines += _beyond(spoken, regions)
     recordings = {name: row.to_dict() for name, row in rows.items()}
     return {
         "collar": collar,
@@ -67,6 +71,25 @@ def _score_turns(reference: Path, hypothesis: Path, scoring: Scoring) -> tuple[d
         WHOLE: total.to_dict(),
         "recordings": recordings,
     }, lines
+
+
+def _beyond(
+    reference: Mapping[str, Sequence[Turn]], regions: Mapping[str, Sequence[tuple[float, float]]]
+) -> list[str]:
+    """A line about reference turns that run beyond the last region of their recording: a UEM may mean it, or err."""
+    from aronnax.collections.common.results.rttm import SLACK
+
+    ends = {name: max(end for _, end in spans) for name, spans in regions.items()}
+    late = [
+        f"{turn.speaker} until {turn.end:.3f} s in {name}, whose regions "
+        + (f"end at {ends[name]:.3f} s" if name in ends else "are not there")
+        for name, turns in reference.items()
+        for turn in turns
+        if turn.end > ends.get(name, 0.0) + SLACK
+    ]
+    if not late:
+        return []
+    return [f"not scored: {len(late)} turns of the reference run beyond the UEM, such as {late[0]}"]
 
 
 def _times_row(name: str, row: DiarizationErrors) -> tuple[str, ...]:

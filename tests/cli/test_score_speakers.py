@@ -71,6 +71,15 @@ def test_collar_overlap_and_uem_change_what_is_scored(
     (tmp_path / "a.uem").write_text("a 1 0 5\na 1 15 20\n")
     _, printed, _ = run(reference, hypothesis, "--uem", tmp_path / "a.uem")
     assert [line.split()[:2] for line in printed.splitlines()[1:3]] == [["a", "20.00"], ["all", "20.00"]]
+    assert printed.splitlines()[-1] == (
+        "not scored: 1 turns of the reference run beyond the UEM, such as A until 4.000 s in b, whose regions are "
+        "not there"
+    )
+    (tmp_path / "short.uem").write_text("a 1 0 12\nb 1 0 4\n")
+    _, printed, _ = run(reference, hypothesis, "--uem", tmp_path / "short.uem")
+    assert "B until 15.000 s in a, whose regions end at 12.000 s" in printed.splitlines()[-1]
+    (tmp_path / "whole.uem").write_text("a 1 0 15\nb 1 0 4\n")
+    assert "not scored" not in run(reference, hypothesis, "--uem", tmp_path / "whole.uem")[1]
 
 
 def test_folders_of_what_diarize_writes_are_scored(run: Run, reference: Path, tmp_path: Path) -> None:

@@ -19,12 +19,13 @@ from aronnax.collections.diarization.simulation.config import SimulationConfig
 from aronnax.collections.diarization.sortformer.config import SortformerConfig
 from aronnax.collections.diarization.sortformer.model import SortformerModel
 from aronnax.core.config import from_dict, load_mapping, to_dict
-from aronnax.core.errors import ConfigError
+from aronnax.core.errors import ConfigError, ManifestError
 
 if TYPE_CHECKING:
     from lhotse import SupervisionSegment
     from lhotse.cut import Cut
 
+    from aronnax.collections.common.results import Turn
     from aronnax.collections.diarization.simulation.sessions import SimulatedSessions
     from aronnax.collections.diarization.sortformer.task import SortformerTaskConfig
 
@@ -207,21 +208,14 @@ def _manifest_sessions(path: Path) -> Iterator[Cut]:
     from lhotse.cut import MonoCut, MultiCut
 
     from aronnax.collections.common.data.manifest import read_manifest
-    from aronnax.collections.common.results.rttm import read_rttm
-    from aronnax.core.errors import ManifestError
 
     for entry in read_manifest(path, check_audio=True):
-        where, named = f"{path}, line {entry.line}", entry.extra.get("rttm_filepath")
-        if not isinstance(named, str) or not named:
-            raise ManifestError(f"{where}: the field rttm_filepath is missing; it says who speaks when")
+        where = f"{path}, line {entry.line}"
         audio = Path(entry.audio_filepath)
         if not audio.is_file():
             raise ManifestError(f"{where}: {audio} does not exist")
         recording = Recording.from_file(audio, recording_id=f"{path.stem}-{entry.line}-{audio.stem}")
-        turns = read_rttm(path.parent / named)
-        own = turns.get(audio.stem) or (next(iter(turns.values())) if len(turns) == 1 else None)
-        if own is None:
-            raise ManifestError(f"{where}: {named} has no turns of {audio.stem}, but of {', '.join(turns)}")
+        own = _turns(entry.extra.get("rttm_filepath"), path.parent, audio, recording.duration, where)
         whole: Any = MonoCut if recording.num_channels == 1 else MultiCut
         cut = whole(
             id=recording.id,
@@ -239,6 +233,32 @@ def _manifest_sessions(path: Path) -> Iterator[Cut]:
         rest = recording.duration - entry.offset
         duration = rest if entry.duration is None else min(rest, entry.duration)
         yield cut if duration == recording.duration else cut.truncate(offset=entry.offset, duration=duration)
+
+
+def _turns(named: Any, folder: Path, audio: Path, seconds: float, where: str) -> Sequence[Turn]:
+    """The turns of a recording from the RTTM file that the line of a manifest names; none in an empty file."""
+    from aronnax.collections.common.results.rttm import read_rttm
+
+    if not isinstance(named, str) or not named:
+        raise ManifestError(f"{where}: the field rttm_filepath is missing; it says who speaks when")
+    path, name = folder / Path(named).expanduser(), "_".join(audio.stem.split())
+    if not path.is_file():
+        raise ManifestError(
+            f"{where}: rttm_filepath names {path}, which does not exist; write its path as seen from the manifest"
+        )
+    try:
+        turns = read_rttm(path, recordings={name: seconds}, others=True)
+    except ManifestError as error:
+        raise ManifestError(
+            f"{where}: {error}; correct that line, or leave this one out with _skipme"
+        ) from None
+    if turns and name not in turns:
+        others = ", ".join(sorted(turns)[:5])
+        raise ManifestError(
+            f"{where}: {path} has no turns of {name}, but of {others}; its second field must be the audio file's "
+            "name without the ending"
+        )
+    return turns.get(name, ())
 
 
 class PassesOfSessions:

@@ -171,9 +171,54 @@ def test_labelled_recordings_come_in_windows(tmp_path):
         ["anna", "bert"],
         ["bert"],
     ]
-    manifest.write_text(json.dumps({"audio_filepath": "talk.wav"}) + "\n")
-    with pytest.raises(ManifestError, match="rttm_filepath is missing"):
-        list(training.LabelledSessions(config.data.train, 2.0))
+
+
+ANNA = "SPEAKER talk 1 0.5 1.0 <NA> <NA> anna <NA> <NA>\n"
+
+
+@pytest.mark.parametrize(
+    ("rttm", "said"),
+    [
+        (None, r"rttm_filepath names .*talk\.rttm, which does not exist; write its path"),
+        (
+            "SPEAKER talk 1 zero 1 <NA> <NA> anna <NA> <NA>\n",
+            r"talk\.rttm:1: the start \(field 4\) is 'zero'",
+        ),
+        (
+            ANNA + ANNA.replace("1.0", "4.0"),
+            r"talk\.rttm:2: the turn ends at 4\.500 s but .* ends at 2\.000 s",
+        ),
+        (ANNA.replace("talk", "other"), r"talk\.rttm has no turns of talk, but of other; its second field"),
+        ("", "rttm_filepath is missing"),
+    ],
+)
+def test_training_names_manifest_and_line_of_turns_that_cannot_be(tmp_path, rttm, said):
+    for name in ("fine", "talk"):
+        soundfile.write(tmp_path / f"{name}.wav", buzz(150.0, 2.0, 0), RATE)
+    (tmp_path / "fine.rttm").write_text(ANNA.replace("talk", "fine") + ANNA)  # may name other recordings too
+    lines = [{"audio_filepath": f"{name}.wav", "rttm_filepath": f"{name}.rttm"} for name in ("fine", "talk")]
+    if rttm == "":
+        del lines[1]["rttm_filepath"]
+    elif rttm is not None:
+        (tmp_path / "talk.rttm").write_text(rttm)
+    manifest = tmp_path / "sessions.jsonl"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = training.load_config(tiny_yaml(tmp_path, data={"train": str(manifest), "num_workers": 0}))
+    with pytest.raises(ManifestError, match=rf"sessions\.jsonl, line 2: .*{said}"):
+        training.train(config, lambda line: None)
+
+
+def test_an_empty_file_of_turns_is_a_session_in_which_nobody_speaks(tmp_path):
+    soundfile.write(tmp_path / "a talk.wav", buzz(150.0, 2.0, 0), RATE)
+    manifest = tmp_path / "sessions.jsonl"
+    manifest.write_text(json.dumps({"audio_filepath": "a talk.wav", "rttm_filepath": "talk.rttm"}) + "\n")
+    (tmp_path / "talk.rttm").write_text("")
+    inputs = training.load_config(tiny_yaml(tmp_path, data={"train": str(manifest)})).data.train
+    (cut,) = training.LabelledSessions(inputs, 9.0)
+    assert not cut.supervisions
+    (tmp_path / "talk.rttm").write_text(ANNA.replace("talk", "a_talk"))
+    (cut,) = training.LabelledSessions(inputs, 9.0)
+    assert [turn.speaker for turn in cut.supervisions] == ["anna"]
 
 
 def test_training_runs_from_a_file_on_sessions_made_on_the_fly(voices, tmp_path):

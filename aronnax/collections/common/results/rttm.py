@@ -59,12 +59,15 @@ class Line:
 
 
 def read_rttm(
-    path: str | Path, *, recordings: Collection[str] | Mapping[str, float] | None = None
+    path: str | Path,
+    *,
+    recordings: Collection[str] | Mapping[str, float] | None = None,
+    others: bool = False,
 ) -> dict[str, tuple[Turn, ...]]:
     """The turns of each recording that an RTTM file names, sorted by start.
 
-    recordings: those that exist; a line about another one is an error. If it maps them to their seconds, a turn
-    that begins or ends beyond the end is one too.
+    recordings: those that exist; a line about another one is an error unless `others` may be named. If it maps them
+    to their seconds, a turn that begins or ends beyond the end is one too.
     """
     found: dict[str, list[Turn]] = {}
     for line in lines(Path(path)):
@@ -81,7 +84,8 @@ def read_rttm(
         name, speaker = line.fields[1], line.fields[7]
         if speaker.upper() == "<NA>":
             line.fail("the speaker (field 8) is missing")
-        _check_recording(line, name, start + duration, recordings)
+        if recordings is not None and (name in recordings or not others):
+            _check_recording(line, name, start + duration, recordings)
         if duration > 0:
             found.setdefault(name, []).append(Turn(speaker, start, start + duration, line.confidence(8)))
     return {
@@ -127,10 +131,8 @@ def write_uem(regions: Mapping[str, Collection[tuple[float, float]]]) -> str:
 
 
 def _check_recording(
-    line: Line, name: str, end: float, recordings: Collection[str] | Mapping[str, float] | None
+    line: Line, name: str, end: float, recordings: Collection[str] | Mapping[str, float]
 ) -> None:
-    if recordings is None:
-        return
     if name not in recordings:
         known = ", ".join(sorted(recordings)[:5]) or "none"
         line.fail(f"the recording {name!r} (field 2) is absent; there are {known}")
