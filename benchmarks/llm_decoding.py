@@ -3,7 +3,8 @@
 python benchmarks/llm_decoding.py [--repeats N] [--threads N] [--only NAME ...]
 
 Random models of several sizes decode prompts of 8 to 32 tokens, at batch 1 and 16; transformers with its dynamic and
-with its static cache. Sides take turns, and processor time is counted, for machines that are busy otherwise.
+with its static cache. The bare products of the steps are timed beside them: at batch 1 no step can be faster. Sides
+take turns, and processor time is counted, for machines that are busy otherwise.
 Where there is a GPU, a model of 1.7 thousand million parameters runs in bfloat16 there, with CUDA graphs and without,
 beside transformers with a static cache and `torch.compile`; there wall time counts.
 """
@@ -115,6 +116,22 @@ def theirs(
     return out[:, LONGEST:].tolist()
 
 
+def products(backbone: Backbone, batch: int) -> Callable[[], Any]:
+    """The products of one step alone, experts aside, over weights laid out as a single row likes them best."""
+    layers = [part for part in backbone.modules() if isinstance(part, torch.nn.Linear)]
+    inputs = [torch.randn(batch, layer.in_features) for layer in layers]
+    weights = [layer.weight.detach().t() for layer in layers]
+    if batch == 1:
+        weights = [weight.contiguous() for weight in weights]
+
+    @torch.inference_mode()
+    def call() -> None:
+        for x, weight in zip(inputs, weights):
+            torch.mm(x, weight)
+
+    return call
+
+
 def timed(function: Callable[[], Any], clock: Callable[[], float]) -> Callable[[], float]:
     """Seconds of one call by `clock`."""
 
@@ -140,13 +157,17 @@ def compare(name: str, batch: int, repeats: int) -> dict[str, Any]:
     texts = {side: call() for side, call in sides.items()}
     same = all(text == texts["aronnax"] for text in texts.values())
     clocks = {side: timed(call, time.process_time) for side, call in sides.items()}
+    alone = products(backbone, batch)
+    clocks["products"] = timed(lambda: [alone() for _ in range(new)], time.process_time)
     times = alternate(clocks, repeats, warmup=0)
+    limit = batch * new / times.pop("products")
     speeds = {side: batch * new / value for side, value in times.items()}
     best = max(speed for side, speed in speeds.items() if side != "aronnax")
     ratio = speeds["aronnax"] / best
     millions = sum(one.numel() for one in backbone.parameters()) / 1e6
     print(f"{name} ({millions:.1f} M), batch {batch}: texts {'equal' if same else 'DIFFER'}")
     print("  " + "  ".join(f"{side} {speed:.0f} tokens/s" for side, speed in speeds.items()))
+    print(f"  products alone {limit:.0f} tokens/s")
     met = "met" if ratio >= WANTED[batch] else "MISSED"
     print(f"  ratio to the better: {ratio:.2f} (wanted {WANTED[batch]}: {met})", flush=True)
     return {
@@ -156,6 +177,7 @@ def compare(name: str, batch: int, repeats: int) -> dict[str, Any]:
         "new_tokens": new,
         "same": same,
         "tokens_a_second": speeds,
+        "products_alone": limit,
         "ratio": ratio,
     }
 
