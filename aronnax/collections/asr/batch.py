@@ -114,4 +114,5 @@ def speech_data(
     """The data module of speech recognition; `train` and `validation` are cuts to use instead of the config's."""
     from aronnax.collections.common.data.module import SpeechDataModule
 
-    return SpeechDataModule(config, MakeSpeechBatch(tokenizer), tokenizer, train=train, validation=validation)
+    make = MakeSpeechBatch(tokenizer)
+    return SpeechDataModule(config, make, tokenizer, train=train, validation=validation, required=("text",))

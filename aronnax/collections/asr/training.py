@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 from aronnax.collections.asr.finetune import adapt, take_parts, trainable_parts
 from aronnax.collections.asr.recognizer import SpeechRecognizer
 from aronnax.collections.asr.task import SpeechTask, task_class
-from aronnax.collections.asr.vocabulary import TokenizerSection, choose_tokenizer, with_tokenizer
+from aronnax.collections.asr.vocabulary import (
+    TokenizerSection,
+    check_texts,
+    choose_tokenizer,
+    with_tokenizer,
+)
 from aronnax.collections.common.training.run import Prepared, RunConfig, Say, TrainResult, run
 from aronnax.core.config import from_dict, load_mapping
 from aronnax.core.errors import ConfigError
@@ -74,6 +79,8 @@ def prepare(
     validation_cuts: Mapping[str, Iterable[Cut]] | None = None,
 ) -> Prepared:
     """The task and the data of the run the configuration describes."""
+    if train_cuts is None:
+        check_texts(config.data)
     model = build_model(config, Path(config.output), resuming=resuming, say=say)
     task_type = task_class(model.model_type)
     task_config = from_dict(task_type.Config, config.task, where="task")

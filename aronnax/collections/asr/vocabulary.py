@@ -24,7 +24,7 @@ from aronnax.collections.common.text.prompts import (
     train_canary_tokenizer,
 )
 from aronnax.collections.common.text.training import Kind
-from aronnax.core.errors import ConfigError
+from aronnax.core.errors import ConfigError, ManifestError
 
 FOLDER = "tokenizer"
 """Where below `output` a tokenizer made for a run is kept, so that the run can go on with the same one."""
@@ -111,6 +111,7 @@ def choose_tokenizer(
 
 def _prompted(section: TokenizerSection, data: DataConfig, prompt_format: str) -> CanaryTokenizer:
     """A tokenizer with special tokens, its texts sorted by the language they are in."""
+    from aronnax.collections.common.data.filters import cut_place
     from aronnax.collections.common.data.slots import cut_slots
 
     texts: dict[str, list[str]] = {}
@@ -120,7 +121,7 @@ def _prompted(section: TokenizerSection, data: DataConfig, prompt_format: str) -
         language = slots.get("target_lang") or slots.get("source_lang")
         if language is None:
             raise ConfigError(
-                f"tokenizer.kind {section.kind} needs the language of every text, and {cut.id} has no target_lang: "
+                f"{cut_place(cut)}: the field target_lang is missing, and tokenizer.kind {section.kind} needs it: "
                 "write it on the manifest's lines, or once for all as `slots` of the input"
             )
         texts.setdefault(language, []).append(text)
@@ -197,17 +198,37 @@ def transcripts(data: DataConfig) -> Iterator[str]:
         yield text
 
 
+def check_texts(data: DataConfig) -> None:
+    """Raises ManifestError when no training recording has a text; reads no further than to the first that has."""
+    next(_texts(data))
+
+
 def _texts(data: DataConfig) -> Iterator[tuple[Any, str]]:
-    """The training cuts that have a text, each once, whatever their weights."""
+    """The training cuts that have a text, each once, whatever their weights.
+
+    Raises ManifestError for a line without the field, and at the end if there was no text at all.
+    """
     from aronnax.collections.common.data.filters import cut_text
     from aronnax.collections.common.data.report import Dropped
     from aronnax.collections.common.data.sources import Inputs
 
     inputs = tuple(_unweighted(item) for item in data.inputs)
-    for cut in Inputs(inputs, Dropped(), shuffle=False, seed=0):
+    dropped, found = Dropped(), False
+    for cut in Inputs(inputs, dropped, shuffle=False, seed=0, required=("text",)):
         text = cut_text(cut)
         if text:
+            found = True
             yield cut, text
+    if not found:
+        names = ", ".join(_paths(inputs))
+        if dropped.count:
+            raise ManifestError(f"{names}: no recording with a text can be read: {dropped}")
+        raise ManifestError(f"no line of {names} has a text: each must hold what is said in the field `text`")
+
+
+def _paths(inputs: tuple[InputConfig, ...]) -> Iterator[str]:
+    for item in inputs:
+        yield from [item.path] if item.path else _paths(item.inputs)
 
 
 def _unweighted(item: InputConfig) -> InputConfig:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aronnax.collections.common.data.config import DataConfig, InputConfig, read_inputs
-from aronnax.collections.common.data.filters import cut_language, cut_text
+from aronnax.collections.common.data.filters import cut_language, cut_place, cut_text
 from aronnax.collections.common.data.preparing import Notes, prepare, write_parts
 from aronnax.collections.common.data.report import Dropped
 from aronnax.collections.common.data.slots import cut_slots
@@ -93,8 +93,10 @@ def test_hugging_face_columns_are_slots(write_corpus: Write, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "datasets", module)
     source = {"type": "hf_dataset", "path": "some/set", "slots": {"source_lang": "en", "target_lang": "en"}}
     assert cut_slots(next(iter(opened(source)))) == {"source_lang": "en", "target_lang": "de"}
-    with pytest.raises(ManifestError, match=r"some/set, row 1: the field text is missing"):
-        list(opened(source, required=("text",)))
+    # A null cannot be corrected by hand as a line can: filters leave it out and count it.
+    assert [cut_text(cut) for cut in opened(source, required=("text",))] == ["eins", None]
+    with pytest.raises(ManifestError, match=r"some/set, row 0: the field pnc is missing"):
+        list(opened(source, required=("pnc",)))
 
 
 @pytest.mark.parametrize(
@@ -110,6 +112,14 @@ def test_a_missing_target_is_named_with_file_line_and_field(
     path = rewrite(write_corpus(1), {"text": "a", "target_lang": "de"}, line)
     with pytest.raises(ManifestError, match=message):
         list(opened(path, required=("target_lang", "text")))
+
+
+def test_a_cut_knows_its_line_and_one_without_speech_needs_no_text(write_corpus: Write) -> None:
+    path = rewrite(write_corpus(1), {"text": "a"}, {"nonspeech": True})
+    first, second = opened(path, required=("text",))
+    assert cut_place(first) == f"{path}, line 1 (0.wav)"
+    assert cut_place(second) == f"{path}, line 2 (0.wav)"
+    assert cut_text(second) == ""
 
 
 def test_a_translation_needs_its_target_language_wherever_it_is_read(write_corpus: Write) -> None:

@@ -84,7 +84,7 @@ class MakeCanaryBatch:
         format_name: `canary` or `canary2`.
         defaults: Slots of the recordings that have none of their own, such as `{"pnc": "no"}`.
 
-    Raises (when called) ManifestError for a slot that is missing or not known, naming the recording.
+    Raises (when called) ManifestError for a slot that is missing or not known, naming file, line and recording.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class MakeCanaryBatch:
 
     def encode(self, cut: Any) -> Prompted:
         """Prompt and answer of a cut; one without a text is asked to say nothing."""
-        from aronnax.collections.common.data.filters import cut_name, cut_text
+        from aronnax.collections.common.data.filters import cut_place, cut_text
 
         slots = self.slots(cut)
         key = tuple(sorted(slots.items()))
@@ -124,8 +124,8 @@ class MakeCanaryBatch:
             answer = self.tokenizer.encode_answer(cut_text(cut) or "", slots.get("target_lang"))
         except OptionError as error:
             raise ManifestError(
-                f"{cut_name(cut)}: {error}. Write the slot on each line of the manifest, or once for all as "
-                "`slots` of the input (data.train: [{path: ..., slots: {...}}]) or as model.prompt_defaults"
+                f"{cut_place(cut)}: {error}. Slots are read from each line of the manifest, then from the `slots` "
+                "of its input (data.train: [{path: ..., slots: {...}}]), then from model.prompt_defaults"
             ) from None
         return Prompted(self._prompts[key], answer)
 

@@ -123,6 +123,7 @@ class CanaryTask(SpeechTask):
             train=train,
             validation=validation,
             examine=ExaminePrompts(make, most),
+            required=("text",),
         )
 
     def fabricate(self, batch_size: int, seconds: float, tokens: int) -> CanaryBatch:

@@ -10,6 +10,7 @@ from lhotse.cut import Cut
 from aronnax.collections.common.data.config import BatchingConfig, FilterConfig
 from aronnax.collections.common.data.non_speech import NON_SPEECH
 from aronnax.collections.common.data.report import Dropped
+from aronnax.collections.common.data.slots import PLACE
 from aronnax.collections.common.text import Tokenizer
 from aronnax.core.errors import OptionError
 
@@ -150,6 +151,12 @@ def cut_language(cut: Cut) -> str | None:
 def is_non_speech(cut: Cut) -> bool:
     """Whether a cut is marked as one without speech, so that its empty text is right."""
     return bool((cut.custom or {}).get(NON_SPEECH))
+
+
+def cut_place(cut: Cut) -> str:
+    """The file and line that a cut was read from with the name of its audio, for messages about the line."""
+    place, name = (cut.custom or {}).get(PLACE), cut_name(cut)
+    return name if place is None else f"{place} ({name.rsplit('/', 1)[-1]})"
 
 
 def cut_name(cut: Cut) -> str:

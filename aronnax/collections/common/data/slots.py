@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from aronnax.collections.common.data.non_speech import NON_SPEECH
 from aronnax.core.config import nearest
 from aronnax.core.errors import ConfigError, ManifestError
 
@@ -27,6 +28,9 @@ SLOTS = (
     "emotion",
 )
 """Names of the slots; manifests may write `taskname` for `task`."""
+
+PLACE = "read_from"
+"""Custom field of a cut: the file and line that it was read from, for messages."""
 
 _OTHER_NAMES = {"taskname": "task"}
 _TRANSLATIONS = ("ast", "s2t_translation", "translate")
@@ -80,7 +84,8 @@ def checked_slots(slots: Mapping[str, Any], where: str) -> dict[str, str]:
 def fill_slots(cut: Cut, defaults: Mapping[str, str], required: Iterable[str], where: str) -> Cut:
     """Write `defaults` into the slots a cut lacks, and check that it has what it needs.
 
-    The language of the supervisions becomes the target language, since that is what their text is in.
+    The language of the supervisions becomes the target language, since that is what their text is in. The text of a
+    recording without speech may be missing; it is empty then. `where` is kept on the cut.
 
     Args:
         required: Slots, and `text`, that every recording must have.
@@ -91,12 +96,14 @@ def fill_slots(cut: Cut, defaults: Mapping[str, str], required: Iterable[str], w
     """
     slots = cut_slots(cut)
     added = {name: value for name, value in defaults.items() if name not in slots}
-    if added:
-        cut.custom = {**(cut.custom or {}), **added}
-        slots.update(added)
+    cut.custom = {**(cut.custom or {}), **added, PLACE: where}
+    slots.update(added)
+    quiet = bool(cut.custom.get(NON_SPEECH))
     target = slots.get("target_lang")
-    has_text = False
+    has_text = quiet
     for supervision in cut.supervisions:
+        if quiet and supervision.text is None:
+            supervision.text = ""
         has_text = has_text or supervision.text is not None
         supervision.language = target or supervision.language
     needed = set(required)

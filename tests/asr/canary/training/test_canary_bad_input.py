@@ -29,8 +29,31 @@ def test_a_line_without_any_language_is_named_when_the_tokenizer_needs_none(
         manifest=bad, output=str(tmp_path / "more"), init_from=str(first.folder), tokenizer={"kind": None}
     )
     config["model"] = {}
-    with pytest.raises(ManifestError, match=r"bad0\.wav.*source_lang and target_lang.*slots"):
+    with pytest.raises(
+        ManifestError, match=r"bad\.jsonl, line 13 \(bad0\.wav\): .* needs source_lang"
+    ) as raised:
         run(config)
+    said = str(raised.value)
+    assert said.count("target_lang") == 1
+    assert "`slots` of its input" in said
+
+
+def test_a_line_without_the_field_text_stops_the_run(canary_config, prompted_manifest) -> None:
+    bad = prompted_manifest({"source_lang": "en", "target_lang": "en"}, name="bad")
+    with pytest.raises(ManifestError, match=r"bad\.jsonl, line 13: the field text is missing"):
+        run(canary_config(manifest=bad))
+
+
+@pytest.mark.parametrize("kind", ["canary", "bpe"])
+def test_data_without_any_text_are_told_before_anything_is_made(
+    canary_config, prompted_manifest, tmp_path, kind
+) -> None:
+    empty = {"source_lang": "en", "target_lang": "en", "text": ""}
+    bare = prompted_manifest(empty, empty, name="bare", texts=("a",))
+    bare.write_text("".join(bare.read_text().splitlines(keepends=True)[2:]))
+    with pytest.raises(ManifestError, match=r"^no line of .*bare\.jsonl has a text"):
+        run(canary_config(manifest=bare, tokenizer={"kind": kind}))
+    assert not (tmp_path / "run" / "tokenizer").exists()
 
 
 @pytest.mark.parametrize(
@@ -56,7 +79,7 @@ def test_an_unknown_value_of_a_slot_is_named_with_what_is_known(
         ):
             run(config)
         return
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ManifestError, match=rf"bad\.jsonl, line 13 \(bad0\.wav\): {message}"):
         run(config)
 
 
@@ -77,7 +100,7 @@ def test_empty_translations_and_texts_beyond_the_decoder_are_left_out_and_report
 ) -> None:
     bad = prompted_manifest(
         {"source_lang": "en", "target_lang": "de", "text": ""},
-        {"source_lang": "en", "target_lang": "de", "text": "", "nonspeech": True},
+        {"source_lang": "en", "target_lang": "de", "nonspeech": True},
         {"source_lang": "en", "target_lang": "en", "text": "a b c d " * 20},
         name="bad",
     )

@@ -112,10 +112,8 @@ class PromptFormat:
         rendered = self.derive(rendered)
         missing = [name for name in self.slots if name not in rendered]
         if missing:
-            raise OptionError(
-                f"the {self.name} prompt needs {' and '.join(missing)}: "
-                + "; ".join(f"{name} is {self.slots[name]._known()}" for name in missing)
-            )
+            needed = " and ".join(f"{name} ({self.slots[name]._known()})" for name in missing)
+            raise OptionError(f"the {self.name} prompt needs {needed}")
         return rendered
 
     def encode(
