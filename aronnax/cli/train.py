@@ -39,7 +39,8 @@ def _quiet() -> None:
     import logging
     import warnings
 
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+    quiet = ("utilities.rank_zero", "trainer.connectors.signal_connector")
+    for name in (*(f"lightning.pytorch.{part}" for part in quiet), "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (".*does not have many workers.*", ".*in eval mode at the start of training.*"):
         warnings.filterwarnings("ignore", message)

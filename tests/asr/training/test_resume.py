@@ -6,10 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import yaml
+
+from aronnax.collections.asr.task import RecognitionTask
+from aronnax.collections.asr.training import load_config, train
 
 # Runs `aronnax train`, and notes the recordings and the exact loss of every batch as it is trained on.
 WITNESS = """
@@ -93,6 +98,43 @@ def written_config(tiny_section, tone_manifest, tone_texts, tmp_path):
         return path
 
     return write
+
+
+def test_a_terminated_run_says_where_it_goes_on_and_does(written_config, tmp_path, monkeypatch) -> None:
+    seen: list[tuple[object, float]] = []
+    step, stop = RecognitionTask.training_step, 0
+
+    def noted(self, batch, batch_idx):
+        loss = step(self, batch, batch_idx)
+        seen.append((tuple(batch.ids), float(loss)))
+        if len(seen) == stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    monkeypatch.setattr(RecognitionTask, "training_step", noted)
+    trainer = ["trainer.max_steps=4", "trainer.checkpoint_every=100", "trainer.val_every=100"]
+    path = written_config()
+
+    def run(output: str) -> list[str]:
+        said: list[str] = []
+        overrides = [*trainer, "data.num_workers=0", "data.validation=[]", f"output={tmp_path / output}"]
+        with pytest.raises(SystemExit, match="143") if stop else nullcontext():
+            train(load_config(path, overrides), said.append)
+        return said
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Total length of .* is zero")
+        said = run("straight")
+    assert not [line for line in said if line.startswith(("before", "after"))], "there is no validation set"
+    straight = list(seen)
+    seen.clear()
+    stop = 2
+    said = run("terminated")
+    assert said[-1] == "stopped by SIGTERM after step 2: the same command goes on at the next batch"
+    assert len(seen) == 2
+    stop = 0
+    assert any(line.startswith("going on from") for line in run("terminated"))
+    assert seen == straight
 
 
 @pytest.mark.slow

@@ -12,24 +12,34 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class Last(Callback):
     """Saves the whole training state every so many steps and after the last one, always into the same file.
 
+    One process that is asked to end (SIGTERM) saves once more; several would have to agree on it.
     The file is written beside its place and renamed, so a kill at any moment leaves a whole checkpoint.
     """
 
     def __init__(self, path: Path, every: int) -> None:
         self.path = path
         self.every = every
+        self.saved: int | None = None
+        """The last step that is in the file."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Knows what a resumed run has behind it."""
+        self.saved = trainer.global_step or None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves when it is time; never between the batches of one accumulated step."""
         step = trainer.global_step
-        if trainer.fit_loop._should_accumulate() or (step % self.every and step != trainer.max_steps):
+        ending = trainer.received_sigterm and trainer.world_size == 1
+        due = ending or step % self.every == 0 or step == trainer.max_steps
+        if trainer.fit_loop._should_accumulate() or not due:
             return
         part = self.path.with_name(self.path.name + ".part")
         trainer.save_checkpoint(part, weights_only=False)
         if trainer.is_global_zero:
             os.replace(part, self.path)
+        self.saved = step
 
 
 class Best(Callback):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,9 @@ RECORD = "train.yaml"
 SCORES = "scores.json"
 # Below so many parameters, threads cost more than they give.
 _TINY = 5_000_000
+
+TERMINATED = 143
+"""Exit status of a run that SIGTERM ended."""
 
 Say = Callable[[str], None]
 
@@ -81,9 +84,10 @@ def run(config: RunConfig, prepare: Callable[[bool, Say], Prepared], say: Say = 
     """Trains, or goes on with, the run the configuration describes; `say` gets a few lines for the user.
 
     `prepare` is told whether an earlier run is resumed, whose weights will replace the model's. Raises ConfigError
-    when the output folder holds the run of another model.
+    when the output folder holds the run of another model, and SystemExit with 143 when the process is asked to end.
     """
     from lightning.pytorch import seed_everything
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from aronnax.collections.common.training.trainer import build_trainer, checkpoint_to_resume
@@ -97,11 +101,30 @@ def run(config: RunConfig, prepare: Callable[[bool, Say], Prepared], say: Say = 
         _check_same_run(config, output)
     seed_everything(config.trainer.seed, verbose=False)
     prepared = prepare(resume is not None, say)
-    trainer = build_trainer(config.trainer, output, to_dict(config))
+    settings = config.trainer
+    if not prepared.data.validation_names:
+        settings = replace(settings, val_batches=0)
+    trainer = build_trainer(settings, output, to_dict(config))
     _spare_threads(prepared.task.model, trainer, say)
     if trainer.is_global_zero:
         (output / RECORD).write_text(to_yaml(config), encoding="utf-8")
-    return _fit(config, prepared, trainer, resume, say)
+    try:
+        return _fit(config, prepared, trainer, resume, say)
+    except SIGTERMException:
+        say(_terminated(trainer))
+        raise SystemExit(TERMINATED) from None
+
+
+def _terminated(trainer: Trainer) -> str:
+    """What a run that was asked to end has saved."""
+    from aronnax.collections.common.training.checkpoints import Last
+
+    saved = next(callback.saved for callback in trainer.callbacks if isinstance(callback, Last))  # type: ignore[attr-defined]
+    if saved is None:
+        return "stopped by SIGTERM before anything was saved: the same command begins anew"
+    if saved == trainer.global_step:
+        return f"stopped by SIGTERM after step {saved}: the same command goes on at the next batch"
+    return f"stopped by SIGTERM: the same command goes on after step {saved}, the last that was saved"
 
 
 def _spare_threads(model: Model, trainer: Trainer, say: Say) -> None:
@@ -134,7 +157,8 @@ def _fit(
     if resume is None:
         before = _validate(trainer, task, data)
         _write_scores(trainer, output, {"before": before})
-        say(f"before: {_rates(before)}")
+        if before:
+            say(f"before: {_rates(before)}")
     else:
         before = _read_scores(output)
         say(f"going on from {resume}")
@@ -145,8 +169,9 @@ def _fit(
     model = task.whole_model()
     if trainer.is_global_zero:
         model.save_pretrained(folder, card=_card(config, prepared, before, after))
-    say(f"before: {_rates(before)}")
-    say(f"after:  {_rates(after)}")
+    if after:
+        say(f"before: {_rates(before)}")
+        say(f"after:  {_rates(after)}")
     for line in task.summary():
         say(line)
     say(f"the model is in {folder}")
