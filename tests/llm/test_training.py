@@ -148,6 +148,15 @@ def test_a_broken_line_is_named(tmp_path: Path, broken: str, said: str) -> None:
         list(read_rows(str(path), language_model().text))
 
 
+def test_a_broken_line_is_told_before_a_model_is_loaded(tmp_path: Path, file: str) -> None:
+    path = tmp_path / "broken.jsonl"
+    path.write_text(line("Hi", "Hello") + "\n" + line("Hi") + "\n", encoding="utf-8")
+    assert not (tmp_path / "base").exists(), "the model it would start from"
+    for section in ({"train": [str(path)]}, {"train": [file], "validation": {"dev": str(path)}}):
+        with pytest.raises(ManifestError, match=r"broken\.jsonl, line 2: the last message must be"):
+            train(load_config(yaml(tmp_path, file, data=section)), lambda said: None)
+
+
 def test_a_missing_file_and_one_of_too_long_conversations_are_told(tmp_path: Path, file: str) -> None:
     model = language_model()
     with pytest.raises(ManifestError, match="cannot be opened"):

@@ -9,6 +9,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from aronnax.collections.llm.chat.messages import messages_from
+from aronnax.collections.llm.chat.messages import Message, messages_from
 from aronnax.collections.llm.chat.tokenizer import ChatTokenizer
 from aronnax.collections.llm.loss import IGNORED
 from aronnax.core.errors import ConfigError, ManifestError, OptionError
+
+FIRST_LINES = 100
+"""Of a file, looked at before anything else is done."""
 
 
 @dataclass(frozen=True)
@@ -231,27 +235,51 @@ def _process(data: TextData) -> tuple[int, int]:
     return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
 
 
+def check_first_lines(config: TextDataConfig) -> None:
+    """Look at the first lines of each file, before a model is loaded for them; raises as `read_rows` does."""
+    for path in (*config.train, *config.validation.values()):
+        for _ in islice(_read_messages(path), FIRST_LINES):
+            pass
+
+
 def read_rows(path: str, tokenizer: ChatTokenizer) -> Iterator[TextRow]:
     """The conversations of a file, one a line, whose last message is the answer that is learned.
 
     Raises ManifestError, with file and line, for a file that is missing and a line that is broken.
     """
-    try:
-        lines = Path(path).read_bytes().splitlines()
-    except OSError as error:
-        raise ManifestError(f"{path}: the conversations cannot be opened: {error.strerror}") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, messages in _read_messages(path):
         try:
-            messages = messages_from(_messages(json.loads(line)))
-            if any(message.audios for message in messages):
-                raise OptionError("it holds a recording; train a speech language model on such conversations")
             rendered = tokenizer.render(messages, answer=True)
         except (ValueError, OptionError) as error:
             raise ManifestError(f"{path}, line {number}: {error}") from None
         plain = [{"role": message.role, "content": message.text()} for message in messages]
         yield TextRow(rendered.ids, rendered.learned, plain)
+
+
+def _read_messages(path: str) -> Iterator[tuple[int, list[Message]]]:
+    """The number and the messages of each line."""
+    place = Path(path)
+    try:
+        file = place.open("rb")
+    except OSError as error:
+        raise ManifestError(f"{path}: the conversations cannot be opened: {error.strerror}") from None
+    with file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                messages = messages_from(_messages(json.loads(line)))
+                if any(message.audios for message in messages):
+                    raise OptionError(
+                        "it holds a recording; train a speech language model on such conversations"
+                    )
+                if messages[-1].role != "assistant":
+                    raise OptionError(
+                        "the last message must be the assistant's: it is the answer to be learned"
+                    )
+            except (ValueError, OptionError) as error:
+                raise ManifestError(f"{path}, line {number}: {error}") from None
+            yield number, messages
 
 
 def _messages(plain: Any) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 from aronnax.collections.common.training.config import TrainerConfig
 from aronnax.collections.common.training.run import Prepared, RunConfig, Say, TrainResult, run
 from aronnax.collections.llm.chat.tokenizer import FILES, ChatTokenizer
-from aronnax.collections.llm.data import TextData, TextDataConfig
+from aronnax.collections.llm.data import TextData, TextDataConfig, check_first_lines
 from aronnax.collections.llm.model import LanguageModel, LanguageModelConfig
 from aronnax.core.config import from_dict, load_mapping, to_dict
 from aronnax.core.errors import ConfigError
@@ -63,6 +63,7 @@ def prepare(config: TrainConfig, say: Say = print) -> Prepared:
     """The task and the data of the run the configuration describes."""
     from aronnax.collections.llm.task import LanguageModelTask, LanguageModelTaskConfig
 
+    check_first_lines(config.data)
     model = build_model(config)
     options = from_dict(LanguageModelTaskConfig, config.task, where="task")
     task = LanguageModelTask(model, config.optim, options, seed=config.trainer.seed)

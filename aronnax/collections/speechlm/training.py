@@ -100,8 +100,13 @@ def prepare(
 ) -> Prepared:
     """The task and the data of the run the configuration describes."""
     from aronnax.collections.asr.finetune import trainable_parts
+    from aronnax.collections.speechlm.conversation.sources import check_first_lines
     from aronnax.collections.speechlm.task import SpeechLMTask
 
+    if train_cuts is None:
+        check_first_lines(config.data.inputs)
+    if validation_cuts is None:
+        check_first_lines(item for inputs in config.data.validation.values() for item in inputs)
     model = build_model(config, say=say)
     task = SpeechLMTask(model, config.optim, _task_config(config), seed=config.trainer.seed)
     for part in trainable_parts(model):

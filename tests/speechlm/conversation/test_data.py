@@ -185,7 +185,7 @@ def test_a_missing_recording_costs_one_conversation_and_is_named(
     path = write_lines(talk({"audio": "gone.wav"}), talk({"audio": noise("1.wav", 0.3)}))
     (batch,) = one_pass(data(path, tokenizer))
     assert len(batch) == 1
-    assert "conversations.jsonl, line 1" in caplog.text
+    assert "conversations.jsonl, line 1 is skipped: turn 1 (user): " in caplog.text
     assert "gone.wav" in caplog.text
 
 

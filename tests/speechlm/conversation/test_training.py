@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 
 from aronnax.cli.fit import FitOptions, fit_batch_sizes
 from aronnax.collections.speechlm.training import load_config, train
 from aronnax.core.config import to_dict
+from aronnax.core.errors import ManifestError
 from tests.speechlm.tiny import CONFIG, RATE, tokenizer_files
 
 
@@ -77,6 +81,17 @@ def test_files_of_all_kinds_are_trained_on_with_workers(
 ) -> None:
     result = train(load_config(recipe(tmp_path, noise, write_lines)), lambda line: None)
     assert result.after["val/loss"] < result.before["val/loss"]
+
+
+def test_a_broken_line_is_told_before_a_model_is_loaded(
+    tmp_path: Path, noise: Callable[..., str], write_lines: Callable[..., Path]
+) -> None:
+    config = load_config(recipe(tmp_path, noise, write_lines))
+    shutil.rmtree(tmp_path / "llm")
+    with (tmp_path / "talks.jsonl").open("a") as file:
+        file.write(json.dumps({"messages": [{"role": "judge", "content": "a"}]}) + "\n")
+    with pytest.raises(ManifestError, match=r"talks\.jsonl, line 6, turn 1: role is 'judge'"):
+        train(config, lambda line: None)
 
 
 def test_batch_sizes_are_found_for_conversations(

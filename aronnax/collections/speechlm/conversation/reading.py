@@ -51,6 +51,8 @@ class Conversation:
     """All other fields."""
     details: tuple[Mapping[str, Any], ...] = ()
     """The fields that each audio has beside its place, such as `sampling_rate`, in order."""
+    turns: tuple[int, ...] = ()
+    """The number of the turn of each audio as the line has them, from 1."""
 
 
 def read_conversations(
@@ -109,7 +111,7 @@ def parse_conversation(
     messages = tuple(Message(role, tuple(content)) for role, content in reader.messages)
     extra = {key: value for key, value in fields.items() if key not in ("id", *TURNS)}
     name = str(fields.get("id") or f"{path.stem}-{number}")
-    return Conversation(name, messages, number, extra, tuple(reader.details))
+    return Conversation(name, messages, number, extra, tuple(reader.details), tuple(reader.turns))
 
 
 class _Turns:
@@ -119,6 +121,7 @@ class _Turns:
         self.where, self.folder, self.check_audio = where, folder, check_audio
         self.messages: list[tuple[str, list[str | Audio]]] = []
         self.details: list[Mapping[str, Any]] = []
+        self.turns: list[int] = []
         self._last = 0
 
     def read(self, turn: Any, place: int) -> None:
@@ -197,6 +200,7 @@ class _Turns:
             raise self._error(place, f"{key} names {path}, which does not exist")
         offset = self._seconds(part, "offset", place) or 0.0
         taken = ("type", "role", "from", "content", "value", "offset", "duration", *_PLACES)
+        self.turns.append(place)
         self.details.append({name: value for name, value in part.items() if name not in taken})
         return Audio(path, offset, self._seconds(part, "duration", place))
 

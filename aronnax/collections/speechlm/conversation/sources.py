@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lhotse.cut import Cut
 
+from aronnax.collections.common.data.config import InputConfig
 from aronnax.collections.common.data.manifest import ManifestEntry
-from aronnax.collections.common.data.nemo_cuts import JsonLines, entry_cut, entry_recording
+from aronnax.collections.common.data.nemo_cuts import JsonLines, entry_cut, entry_recording, expand
 from aronnax.collections.llm.chat.messages import Audio
 from aronnax.collections.speechlm.conversation.cuts import conversation_cut
-from aronnax.collections.speechlm.conversation.reading import parse_conversation
+from aronnax.collections.speechlm.conversation.reading import parse_conversation, read_conversations
 from aronnax.core.errors import AudioError
+
+FIRST_LINES = 100
+"""Of a file, looked at before anything else is done."""
 
 
 class Conversations(JsonLines):
@@ -30,8 +35,8 @@ class Conversations(JsonLines):
         audios = [audio for message in found.messages for audio in message.audios]
         try:
             recordings = [
-                self._recording(audio, details, f"{found.id}-{place}", number)
-                for place, (audio, details) in enumerate(zip(audios, found.details))
+                self._recording(audio, details, f"{found.id}-{place}", number, turn)
+                for place, (audio, details, turn) in enumerate(zip(audios, found.details, found.turns))
             ]
         except AudioError as error:
             self.dropped.unreadable(f"{path}, line {number}", str(error))
@@ -47,8 +52,23 @@ class Conversations(JsonLines):
             custom=fields,
         )
 
-    def _recording(self, audio: Audio, details: Mapping[str, Any], id: str, number: int) -> Cut:
+    def _recording(self, audio: Audio, details: Mapping[str, Any], id: str, number: int, turn: int) -> Cut:
         entry = ManifestEntry(
             str(audio.source), audio.offset, audio.duration, line=number, extra=dict(details)
         )
-        return entry_cut(entry, entry_recording(entry), id, self.config)
+        try:
+            return entry_cut(entry, entry_recording(entry), id, self.config)
+        except AudioError as error:
+            raise AudioError(f"turn {turn} (user): {error}") from None
+
+
+def check_first_lines(inputs: Iterable[InputConfig]) -> None:
+    """Look at the first lines of each file of conversations among the inputs, before models are loaded for them.
+
+    Raises ManifestError as `read_conversations` does.
+    """
+    for item in inputs:
+        check_first_lines(item.inputs)
+        for path in expand(item.path) if item.type == "conversations" else ():
+            for _ in islice(read_conversations(path, check_audio=False), FIRST_LINES):
+                pass
