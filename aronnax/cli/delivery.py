@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from aronnax.cli.output_names import output_names
 from aronnax.cli.terminal import around_bar, bar, complain
-from aronnax.core.errors import AronnaxError, OptionError
+from aronnax.core.errors import AronnaxError, ManifestError, OptionError
 
 Render = Callable[[Any, str, bool], bytes]
 """A value and the name of a format -> the content of a file; JSON on one line if True."""
@@ -76,7 +76,9 @@ class Delivery(ABC):
 
     def _report(self, result: Result, error: AronnaxError) -> None:
         said = str(error)
-        source = "" if result.source is None or result.source in said else f"{result.source}: "
+        # An error of a manifest names its line.
+        named = result.source is None or result.source in said or isinstance(error, ManifestError)
+        source = "" if named else f"{result.source}: "
         with around_bar():
             complain(f"{source}{said}")
 

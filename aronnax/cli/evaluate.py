@@ -135,7 +135,8 @@ def evaluate(
         (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         print(f"rows are in {out / 'utterances.jsonl'}")
     for name, reason in result.failed:
-        print(f"not scored: {name}: {reason}", file=sys.stderr)
+        named = reason.startswith(f"{manifest}, line ")
+        print(f"not scored: {reason}" if named else f"not scored: {name}: {reason}", file=sys.stderr)
     if result.failed:
         raise SystemExit(1)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from aronnax.collections.asr.inputs import Source, of_entry
 from aronnax.collections.asr.recognizer import SpeechRecognizer
 from aronnax.collections.common.data.manifest import ManifestEntry, read_manifest
 from aronnax.collections.common.data.non_speech import NON_SPEECH
@@ -129,15 +130,14 @@ def _judged(entry: ManifestEntry) -> bool:
     return entry.text is not None or bool(entry.extra.get(NON_SPEECH))
 
 
-def _line(entry: ManifestEntry, manifest: str | Path) -> dict[str, Any]:
+def _line(entry: ManifestEntry, manifest: str | Path) -> Source:
     """What `transcribe` is given of an entry: where its audio is, and its slots."""
     slots = read_slots(entry.extra)
     if slots.get("task") in ("ast", "translate", "s2t_translation") and "target_lang" not in slots:
         raise ManifestError(
             f"{manifest}, line {entry.line}: the field target_lang is missing: into which language it is translated"
         )
-    place = {"audio_filepath": entry.audio_filepath, "offset": entry.offset, "duration": entry.duration}
-    return {**place, **({"lang": entry.language} if entry.language else {}), **slots}
+    return of_entry(replace(entry, extra=slots), manifest)
 
 
 def _scored(entry: ManifestEntry, said: str, seconds: float, asked: Mapping[str, str]) -> Scored:

@@ -6,12 +6,15 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
 from aronnax.core.errors import AronnaxError, AudioError, ManifestError, OptionError
+
+if TYPE_CHECKING:
+    from aronnax.collections.common.data.manifest import ManifestEntry
 
 AUDIO_SUFFIXES = frozenset(
     {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma", ".mpga", ".amr", ".3gp"}
@@ -48,7 +51,7 @@ class Source:
     """One recording that has not been opened yet.
 
     `name` is shown in results and errors; `offset` and `duration` in seconds choose an excerpt; `language` is
-    what a manifest says of it, and `fields` is what else it says.
+    what a manifest says of it, `fields` is what else it says, and `place` is the manifest and the line.
     """
 
     name: str | None
@@ -58,6 +61,7 @@ class Source:
     duration: float | None = None
     language: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    place: str | None = None
 
     def open(self, sample_rate: int) -> Stream:
         """The recording, resampled to `sample_rate`; AudioError if it cannot be read."""
@@ -180,12 +184,22 @@ def _from_manifest(path: Path) -> Iterator[Source | AronnaxError]:
                 yield error
                 continue
             if entry is not None:
-                audio = Path(entry.audio_filepath)
-                yield Source(
-                    str(audio), audio, None, entry.offset, entry.duration, entry.language, entry.extra
-                )
+                yield of_entry(entry, path)
     if empty:
         raise ManifestError(f"{path}: the manifest is empty; each line describes one recording")
+
+
+def of_entry(entry: ManifestEntry, manifest: str | Path) -> Source:
+    """The recording that a line of a manifest describes."""
+    return Source(
+        name=str(Path(entry.audio_filepath)),
+        audio=Path(entry.audio_filepath),
+        offset=entry.offset,
+        duration=entry.duration,
+        language=entry.language,
+        fields=entry.extra,
+        place=f"{manifest}, line {entry.line}",
+    )
 
 
 def _from_line(line: Mapping[str, Any]) -> Source:

@@ -80,6 +80,27 @@ def test_an_unknown_language_is_an_error_that_lists_the_known(run: Run, checkpoi
     assert "target_lang='fr' is not a language of this model, which knows en, de" in err
 
 
+@pytest.mark.parametrize(
+    ("slots", "said"),
+    [
+        ({"target_lang": "xx"}, "target_lang='xx' is not a language of this model"),
+        ({"pnc": "perhaps"}, "pnc='perhaps' is not known"),
+    ],
+)
+def test_a_line_with_wrong_slots_is_named_once_and_the_others_are_done(
+    run: Run, checkpoint: Path, talk: Path, slots: dict[str, str], said: str
+) -> None:
+    lines = [{"text": "a"}, {"text": "a", **slots}]
+    manifest = talk.with_name("m.jsonl")
+    manifest.write_text("".join(json.dumps({"audio_filepath": talk.name, **line}) + "\n" for line in lines))
+    for verb in (("transcribe", manifest, "-m", checkpoint), ("evaluate", checkpoint, manifest)):
+        status, out, err = run(*verb)
+        assert (status, bool(out.strip())) == (1, True)
+        (line,) = [line for line in err.splitlines() if said in line]
+        assert f"{manifest}, line 2 (talk.wav): {said}" in line
+        assert line.count("talk.wav") == 1
+
+
 def test_a_model_without_a_prompt_refuses_the_options(run: Run, talk: Path) -> None:
     status, _, err = run("transcribe", talk, "-m", "digits", "--source-lang", "en", "--no-pnc")
     assert status == 2

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aronnax.collections.asr.canary.decoding import generation_options
 from aronnax.collections.asr.canary.guards import stop_at_loop
 from aronnax.collections.asr.canary.settling import with_times, without_made_up
 from aronnax.collections.common.text.prompts.formats import TASKS, TRANSCRIBE, TRANSLATE
-from aronnax.core.errors import OptionError
+from aronnax.core.errors import ManifestError, OptionError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +81,18 @@ class CanaryRequest:
         return request
 
     def ask(self, source: Source) -> Asked:
-        """The prompt for one recording: the caller's slots, then its manifest line's, then the checkpoint's."""
+        """The prompt for one recording: the caller's slots, then its manifest line's, then the checkpoint's.
+
+        Raises OptionError for slots that cannot be, or ManifestError that names the line if there is one.
+        """
+        try:
+            return self._ask(source)
+        except OptionError as error:
+            if source.place is None:
+                raise
+            raise ManifestError(f"{source.place} ({Path(source.name or '').name}): {error}") from None
+
+    def _ask(self, source: Source) -> Asked:
         slots = self._languages(self._line(source), source.language)
         settled = self._settled(slots)
         heard, written = _code(settled["source_lang"]), _code(settled["target_lang"])
