@@ -1,6 +1,6 @@
 """The whole recipe: a model for each speaker left out, then the bundled one.
 
-`python examples/asr/digits_canary/folds.py DIGITS RUNS [name=value ...]` starts from the models that
+`python examples/asr/digits_canary/folds.py DIGITS RUNS [name=value ...]` starts from models that
 `examples/asr/digits/folds.py` has left in the folder DIGITS, trains in the folder RUNS, two at a time on one thread
 each, resumes what was interrupted, and prints the tables. Options go to every training: `data.fsdd=...`,
 `data.rir_noise=...`, and `folds=[theo,george]` for some speakers only.
@@ -31,7 +31,8 @@ def train(digits: Path, runs: Path, name: str, options: list[str]) -> None:
     """One training in `runs`/`name`, unless it is already there; its log lies beside it."""
     if (runs / name / "noise" / "learner.pt").exists():
         return
-    start = digits / ("digits" if name == "digits-canary" else name) / "model"
+    # Where a speaker is left out, from espeak-ng's voices alone: nobody of FSDD was heard before.
+    start = digits / ("digits" if name == "digits-canary" else "synthesised") / "model"
     command = [sys.executable, str(Path(__file__).with_name("train.py")), *options]
     command += [f"start={start}", f"output={runs / name}", f"data.cache={digits / 'voices'}"]
     with open(runs / f"{name}.log", "a") as log:
