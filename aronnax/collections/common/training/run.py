@@ -236,6 +236,14 @@ def _card(
         f"| {name} | {before[name]:.4f} | {value:.4f} |" if name in before else f"| {name} | | {value:.4f} |"
         for name, value in after.items()
     ]
+    table = [
+        "On the validation set, before and after:",
+        "",
+        "| | before | after |",
+        "|---|---|---|",
+        *rows,
+        "",
+    ]
     return "\n".join(
         [
             f"# A {model.model_type} {prepared.noun}",
@@ -243,12 +251,7 @@ def _card(
             f"{_origin(config.init_from)} {model.num_parameters():,} parameters, "
             f"{config.trainer.max_steps} steps, trained with aronnax {__version__}.",
             "",
-            "On the validation set, before and after:",
-            "",
-            "| | before | after |",
-            "|---|---|---|",
-            *rows,
-            "",
+            *(table if rows else ()),
             "The whole configuration:",
             "",
             "```yaml",
