@@ -92,7 +92,7 @@ def _tell_apart(model: SpeechRecognizer, picture: Path) -> None:
     assert isinstance(diarizer, SortformerModel)
     (entry,) = _entries("conversation.jsonl")
     path = RECORDINGS / entry["audio_filepath"]
-    transcript, diarization = model.transcribe(path), diarizer.diarize(path)
+    transcript, diarization = model.transcribe(path), diarizer.diarize(path, num_speakers=2)
     assert not isinstance(transcript, list)
     assert not isinstance(diarization, list)
     echo(style("\n2. With the bundled diarizer it tells who says what", bold=True))

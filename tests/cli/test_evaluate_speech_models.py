@@ -20,8 +20,8 @@ from tests.speechlm.bestow.conftest import bestow
 
 TEXTS = ["one two", "three"]
 MODELS: dict[str, Callable[[], Any]] = {
-    "salm": lambda: tiny.salm(context=40),
-    "voicetextblender": lambda: tiny.voicetextblender(context=40),
+    "salm": lambda: tiny.salm(context=48),
+    "voicetextblender": lambda: tiny.voicetextblender(context=48),
     "bestow": lambda: bestow(context=20),
 }
 
@@ -68,7 +68,7 @@ def test_a_recording_that_cannot_be_read_is_named_and_the_others_scored(
     manifest: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
     (tmp_path / "1.wav").write_bytes(b"broken")
-    folder = tiny.salm(context=40).save_pretrained(tmp_path / "model")
+    folder = tiny.salm(context=48).save_pretrained(tmp_path / "model")
     assert evaluate(monkeypatch, folder, manifest) == 1
     printed = capsys.readouterr()
     assert "1 utterances, 1.0 s" in printed.out
@@ -78,6 +78,6 @@ def test_a_recording_that_cannot_be_read_is_named_and_the_others_scored(
 def test_options_of_recognisers_are_refused(
     manifest: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
-    folder = tiny.salm(context=40).save_pretrained(tmp_path / "model")
+    folder = tiny.salm(context=48).save_pretrained(tmp_path / "model")
     assert evaluate(monkeypatch, folder, manifest, "--head", "ctc") == 2
     assert "takes --prompt, so --head cannot be given" in capsys.readouterr().err
