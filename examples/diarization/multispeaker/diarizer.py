@@ -8,22 +8,19 @@ It goes on from `diarizer` with the options `listening` of digits.yaml, and hear
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import soxr
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from train import RATE, Maker, Recipe, averaged, beginner, learn
+from train import RATE, Maker, Recipe, averaged, beginner, learn, main
 
 import aronnax
 from aronnax.collections.diarization.multispeaker.batch import MakeMultispeakerBatch
 from aronnax.collections.diarization.multispeaker.model import MultispeakerModel
 from aronnax.collections.diarization.sortformer.loss import diarization_losses
 from aronnax.collections.diarization.sortformer.model import SortformerModel
-from aronnax.core.config import load_yaml
 
 
 def train(recipe: Recipe) -> SortformerModel:
@@ -60,14 +57,8 @@ def train(recipe: Recipe) -> SortformerModel:
     return trained.eval()
 
 
-def main(overrides: Sequence[str]) -> None:
-    """Train, and leave the checkpoint in `output`/model."""
-    recipe = load_yaml(Recipe, Path(__file__).with_name("digits.yaml"), overrides)
-    train(recipe).save_pretrained(Path(recipe.output) / "model", dtype=torch.float16)
-
-
 if __name__ == "__main__":
     if "--help" in sys.argv:
         print(__doc__)
     else:
-        main(sys.argv[1:])
+        main(sys.argv[1:], train)

@@ -38,6 +38,7 @@ from aronnax.collections.diarization.multispeaker.model import MultispeakerModel
 from aronnax.collections.diarization.multispeaker.task import MultispeakerTask, MultispeakerTaskConfig
 from aronnax.collections.diarization.multispeaker.vocabulary import with_speaker_tokens
 from aronnax.core.config import load_yaml
+from aronnax.core.model import Model
 
 RATE = 8000
 
@@ -275,7 +276,7 @@ def _save_state(path: Path, step: int, parts: dict[str, nn.Module | torch.optim.
     Path(f"{path}.new").replace(path)
 
 
-def main(overrides: Sequence[str]) -> None:
+def main(overrides: Sequence[str], train: Callable[[Recipe], Model] = train) -> None:
     """Train, and leave the checkpoint in `output`/model."""
     recipe = load_yaml(Recipe, Path(__file__).with_name("digits.yaml"), overrides)
     train(recipe).save_pretrained(Path(recipe.output) / "model", dtype=torch.float16)
