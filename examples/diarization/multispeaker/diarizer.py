@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
+
+# What the recipe of the bundled diarizer learns from as well.
+sys.path.insert(1, str(Path(__file__).parents[1]))
 
 import soxr
 import torch
+from listening import Helper, hear
 from torch import Tensor
 from torch.nn import functional as F
 from train import RATE, Maker, Recipe, averaged, beginner, learn, main
@@ -21,6 +26,9 @@ from aronnax.collections.diarization.multispeaker.batch import MakeMultispeakerB
 from aronnax.collections.diarization.multispeaker.model import MultispeakerModel
 from aronnax.collections.diarization.sortformer.loss import diarization_losses
 from aronnax.collections.diarization.sortformer.model import SortformerModel
+
+AFFINITY_WEIGHT, EARLY_WEIGHT = 0.5, 0.3
+"""Of telling whether two frames are of one speaker, and of what earlier layers find, as in small.yaml."""
 
 
 def train(recipe: Recipe) -> SortformerModel:
@@ -34,8 +42,9 @@ def train(recipe: Recipe) -> SortformerModel:
     whole = MultispeakerModel.of(beginner(recipe), speakers=recipe.speakers)
     maker = Maker(replace(recipe, data=replace(recipe.data, exact=1.0)), MakeMultispeakerBatch(whole))
     model.requires_grad_(True).train()
+    helper = Helper(model.config.encoder.d_model)
     optimizer = torch.optim.AdamW(
-        [{"params": list(model.parameters()), "share": 1.0}],
+        [{"params": [*model.parameters(), *helper.parameters()], "share": 1.0}],
         betas=(0.9, 0.98),
         weight_decay=config.weight_decay,
     )
@@ -45,14 +54,20 @@ def train(recipe: Recipe) -> SortformerModel:
         batch = maker.batch(step, config.sessions, seconds)
         rows = soxr.resample(batch.speech.signal.T.numpy(), RATE, model.sample_rate)
         lengths = batch.speech.signal_lengths * model.sample_rate // RATE
-        found = model(torch.from_numpy(rows.T.copy()), lengths)
+        with torch.autocast("cpu", torch.bfloat16):
+            states, layers, lengths = hear(model, torch.from_numpy(rows.T.copy()), lengths)
         labels = F.pad(batch.activity, (0, model.max_speakers - recipe.speakers))
-        frames = found.probabilities.shape[1]
-        labels = F.pad(labels, (0, 0, 0, max(0, frames - labels.shape[1])))
-        lost = diarization_losses(found.probabilities, labels, found.lengths)
-        return {"loss": lost.loss, "sort": lost.sort, "pil": lost.pil}
+        labels = F.pad(labels, (0, 0, 0, max(0, states.shape[1] - labels.shape[1])))
+        *early, last = (diarization_losses(found, labels, lengths) for found in layers)
+        before = torch.stack([one.loss for one in early]).mean()
+        # Two sessions can have the same speaker, so that only frames of one session are compared.
+        pairs, _ = helper(states.float(), labels, lengths)
+        aside = 1 - 0.8 * step / config.steps
+        loss = 4 * (last.loss + EARLY_WEIGHT * before) + aside * AFFINITY_WEIGHT * pairs
+        return {"loss": loss, "sort": last.sort, "pil": last.pil, "pairs": pairs}
 
-    learn(config, recipe.output, {"model": model, "optimizer": optimizer}, average, losses)
+    parts = {"model": model, "helper": helper, "optimizer": optimizer}
+    learn(config, recipe.output, parts, average, losses)
     trained: SortformerModel = average.module
     return trained.eval()
 

@@ -25,7 +25,7 @@ class TransformerEncoder(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor, right: int | None = None) -> Tensor:
         """x [B, T, D], lengths [B] -> [B, T, D]; with `right`, a frame sees no further ahead than that."""
-        bias = _bias(x, lengths, right)
+        bias = attention_bias(x, lengths, right)
         for layer in self.layers:
             x = layer(x, bias)
         return x
@@ -86,7 +86,11 @@ class FeedForward(nn.Module):
         return self.layer_dropout(self.dense_out(hidden))
 
 
-def _bias(x: Tensor, lengths: Tensor, right: int | None) -> Tensor | None:
+def attention_bias(x: Tensor, lengths: Tensor, right: int | None) -> Tensor | None:
+    """What is added to the scores of states x [B, T, D] with lengths [B]: [B, 1, 1 or T, T], or None for nothing.
+
+    With `right`, a frame sees no further ahead than that.
+    """
     frames = x.shape[1]
     if right is None and not any_padding(lengths, frames):
         return None
