@@ -223,6 +223,8 @@ def test_where_nobody_speaks_nothing_is_written_and_long_recordings_are_noted() 
         "recording 1 holds no speech",
         "recording 2 lasts 0.7 s, and the model learned from up to 0.5 s",
     )
+    answered = model.generate_iter([asked, asked[0]["content"][0], CHATS[0]], max_new_tokens=2)
+    assert {one.index: one.silent for one in answered} == {0: True, 1: False, 2: False}
     timeless = model.transcribe(noise(0.4), max_new_tokens=6)
     assert isinstance(timeless, Transcript)
     assert timeless.notes[0] == "a language model with ears gives words no times"

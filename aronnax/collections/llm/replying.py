@@ -38,6 +38,8 @@ class Prompt:
     """How many positions of the language model it takes."""
     notes: tuple[str, ...] = ()
     """What the reader of the reply should know."""
+    silent: bool = False
+    """Whether nobody speaks in one of its recordings."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Answered:
     """Why it could not be answered."""
     samples: int = 0
     """Of its recordings together, at the model's rate."""
+    silent: bool = False
+    """Whether nobody speaks in one of them."""
 
     @property
     def reply(self) -> Reply:
@@ -88,7 +92,8 @@ def answer_each(
             batch = ready[start : start + batch_size]
             found = answer_batch(model, [prompt for _, prompt in batch], options, adapter)
             for (index, prompt), replies in zip(batch, found):
-                yield Answered(index, replies, samples=sum(len(signal) for signal in prompt.signals))
+                samples = sum(len(signal) for signal in prompt.signals)
+                yield Answered(index, replies, samples=samples, silent=prompt.silent)
 
 
 def _prompt(model: ChatModel, messages: Sequence[Message], sample_rate: int | None) -> Prompt | AronnaxError:

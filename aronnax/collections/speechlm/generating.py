@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from aronnax.collections.speechlm.model import SpeechLM
 
 
-NOBODY = "holds no speech"
-"""Ends the note of a recording in which the energy gate hears nobody."""
-
-
 def make_prompt(model: SpeechLM, messages: Sequence[Message], sample_rate: int | None = None) -> Prompt:
     """Words become ids and recordings samples; OptionError or AudioError says which turn was wrong.
 
@@ -37,19 +33,20 @@ def make_prompt(model: SpeechLM, messages: Sequence[Message], sample_rate: int |
     positions = model.positions(rendered.ids, [signal.shape[0] for signal in signals])
     if positions >= model.context:
         _overflow(model, messages, signals, positions)
-    return Prompt(rendered.ids, signals, positions, notes=_notes(model, signals))
+    silent = [not speech_regions(signal.numpy(), model.sample_rate) for signal in signals]
+    return Prompt(rendered.ids, signals, positions, _notes(model, signals, silent), any(silent))
 
 
-def _notes(model: SpeechLM, signals: Sequence[Tensor]) -> tuple[str, ...]:
-    """What is unusual about the recordings [S] of a conversation."""
+def _notes(model: SpeechLM, signals: Sequence[Tensor], silent: Sequence[bool]) -> tuple[str, ...]:
+    """What is unusual about the recordings [S] of a conversation, in some of which the energy gate hears nobody."""
     longest, found = model.config.longest_seconds, []
     for number, signal in enumerate(signals, start=1):
         which = "the recording" if len(signals) == 1 else f"recording {number}"
         seconds = signal.shape[0] / model.sample_rate
         if longest is not None and seconds > longest:
             found.append(f"{which} lasts {seconds:.1f} s, and the model learned from up to {longest:g} s")
-        if not speech_regions(signal.numpy(), model.sample_rate):
-            found.append(f"{which} {NOBODY}")
+        if silent[number - 1]:
+            found.append(f"{which} holds no speech")
     return tuple(found)
 
 

@@ -13,11 +13,10 @@ from aronnax.collections.llm.answering import AnswerOptions
 from aronnax.collections.llm.chat.messages import Audio, Message
 from aronnax.collections.llm.replying import Adapter, answer_each
 from aronnax.collections.speechlm.conversation.keyword_prompt import KeywordPrompt
-from aronnax.collections.speechlm.generating import NOBODY
 from aronnax.core.errors import AronnaxError, OptionError
 
 if TYPE_CHECKING:
-    from aronnax.collections.common.results.reply import Reply
+    from aronnax.collections.llm.replying import Answered
     from aronnax.collections.speechlm.model import SpeechLM
 
 
@@ -80,19 +79,19 @@ def transcribe_each(
         seconds = found.samples / model.sample_rate
         if asked.progress is not None:
             asked.progress(seconds)
-        transcript = _transcript(model, source, found.reply, seconds, asked.language)
+        transcript = _transcript(model, source, found, seconds, asked.language)
         yield Result(found.index, source.name, transcript, encoded_seconds=seconds)
 
 
 def _transcript(
-    model: SpeechLM, source: Source, reply: Reply, seconds: float, language: str | None
+    model: SpeechLM, source: Source, found: Answered, seconds: float, language: str | None
 ) -> Transcript:
+    reply = found.reply
     notes = [*reply.notes, UNTIMED]
-    silent = any(note.endswith(NOBODY) for note in notes)
     if reply.finished == "limit":
         notes.append("cut short: the model wrote as many tokens as it may, which loops do too")
     return Transcript(
-        text="" if silent else reply.text.strip(),
+        text="" if found.silent else reply.text.strip(),
         duration=seconds,
         model=model.source,
         source=source.name,
