@@ -48,6 +48,7 @@ def fit_batch_sizes(config: Path, data: Sequence[str], options: FitOptions) -> N
         import lightning  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "lightning", "train", "aronnax bins --fit") from error
+    from aronnax.collections.common.data.bins import fewer_buckets
     from aronnax.collections.common.data.limits import covered, edges_for_fixed_sizes, look_at, most_tokens
     from aronnax.collections.common.training.batch_sizes import Bucket
 
@@ -60,13 +61,14 @@ def fit_batch_sizes(config: Path, data: Sequence[str], options: FitOptions) -> N
         seen = look_at(module, options.limit, name)
         stream = settings.data.training[name]
         batching = stream.batching
-        edges, rates = edges_for_fixed_sizes(
+        parting = edges_for_fixed_sizes(
             batching,
             seen,
             two_dimensional=options.two_dimensional,
             sub_buckets=options.sub_buckets,
             longest=stream.filters.max_duration,
         )
+        edges, rates = parting.edges, parting.rates
         limits = zip(edges, most_tokens(edges, seen))
         buckets = [Bucket(edge[0] if isinstance(edge, tuple) else edge, most) for edge, most in limits]
         device = _device(settings.trainer.accelerator)
@@ -82,7 +84,7 @@ def fit_batch_sizes(config: Path, data: Sequence[str], options: FitOptions) -> N
         bucket_max_tokens_per_second=rates,
     )
     _print_table(buckets, sizes, found, oracle)
-    for note in notes:
+    for note in filter(None, [fewer_buckets(len(edges), parting.asked), *notes]):
         print(note)
     outside = covered(seen, edges, rates).count(False)
     if outside:
@@ -226,13 +228,16 @@ def _print_table(buckets: list[Bucket], sizes: list[int], found: list[Found], or
 
 
 def _report_waste(seen: Seen, before: BatchingConfig, after: BatchingConfig) -> tuple[Waste, Waste]:
-    from aronnax.collections.common.data.limits import waste
+    from aronnax.collections.common.data.limits import more_padding, waste
 
     measured = waste(seen, before), waste(seen, after)
     for name, one in zip(("before", "after"), measured):
         print(
             f"padding {name}: {one.seconds:.1%} of seconds, {one.tokens:.1%} of tokens; {one.batches} batches"
         )
+    worse = more_padding(*measured)
+    if worse is not None:
+        print(worse)
     return measured
 
 

@@ -129,9 +129,10 @@ def test_a_budget_that_is_too_small_names_the_bucket(config: Path) -> None:
         fit_batch_sizes(config, [], FitOptions(memory="200KB"))
 
 
-def test_ctrl_c_keeps_what_was_found(
+def test_ctrl_c_keeps_what_was_found_and_what_is_odd_is_said(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from aronnax.collections.common.data import limits
     from aronnax.collections.common.training import batch_sizes
 
     whole = batch_sizes.find_batch_sizes
@@ -141,9 +142,15 @@ def test_ctrl_c_keeps_what_was_found(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(batch_sizes, "find_batch_sizes", interrupted)
+    shares = iter((0.192, 0.228))
+    monkeypatch.setattr(limits, "waste", lambda seen, batching: limits.Waste(next(shares), 0.1, 9))
     out = tmp_path / "data.yaml"
-    fit_batch_sizes(config, [], FitOptions(memory="24MB", out=out))
-    assert "interrupted: 2 buckets" in capsys.readouterr().out
+    edges = "data.batching.bucket_duration_bins=[1.0,1.0,2.0,2.0]"
+    fit_batch_sizes(config, [edges], FitOptions(memory="24MB", out=out))
+    said = capsys.readouterr().out
+    assert "interrupted: 2 buckets" in said
+    assert "3 buckets came out of the 4 asked for" in said
+    assert "pad more than the configuration's own (22.8% of seconds)" in said
     assert len(set(fitted(out)["bucket_batch_sizes"])) == 1
 
 

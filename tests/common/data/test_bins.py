@@ -15,8 +15,14 @@ from aronnax.cli.bins import bins
 from aronnax.cli.tokenizer import tokenizer
 from aronnax.collections.common.data.bins import estimate_bins, estimate_bins_2d, padding_share
 from aronnax.collections.common.data.config import BatchingConfig
-from aronnax.collections.common.data.limits import Seen, covered, edges_for_fixed_sizes
-from aronnax.collections.common.data.measuring import measure, read_tokenizer, simulate, token_count
+from aronnax.collections.common.data.limits import Seen, Waste, covered, edges_for_fixed_sizes, more_padding
+from aronnax.collections.common.data.measuring import (
+    measure,
+    read_tokenizer,
+    report_1d,
+    simulate,
+    token_count,
+)
 from aronnax.collections.common.data.sampling import Edges
 from aronnax.collections.common.text.prompts import second_generation, train_canary_tokenizer
 from aronnax.core.config import from_dict
@@ -80,10 +86,43 @@ def test_limits_of_fixed_sizes_leave_the_outliers_out_and_nothing_else() -> None
     assert found.outliers
     seen = Seen([], durations, tokens, complete=True)
     options = {"two_dimensional": True, "sub_buckets": 2, "longest": None}
-    edges, rates = edges_for_fixed_sizes(BatchingConfig(buckets=5), seen, **options)  # type: ignore[arg-type]
+    parting = edges_for_fixed_sizes(BatchingConfig(buckets=5), seen, **options)  # type: ignore[arg-type]
+    edges, rates = parting.edges, parting.rates
+    assert len(edges) == parting.asked == 10
     assert len(rates) == len(edges)
     out = [index for index, inside in enumerate(covered(seen, edges, rates)) if not inside]
     assert out == sorted(found.outliers)
+
+
+def test_equal_edges_become_one_bucket_and_are_counted() -> None:
+    seen = Seen([], [1.0, 1.1, 2.0, 2.1] * 5, [3] * 20, complete=True)
+    options = {"two_dimensional": True, "sub_buckets": 2, "longest": None}
+    parting = edges_for_fixed_sizes(BatchingConfig(buckets=2), seen, **options)  # type: ignore[arg-type]
+    assert [tokens for _, tokens in parting.edges] == [3, 3]
+    assert (len(parting.rates), parting.asked) == (2, 4)
+    given = BatchingConfig(
+        bucket_duration_bins=((1.5, 3), (1.5, 3), (2.5, 3)),
+        bucket_batch_sizes=(9, 9, 3),
+        bucket_max_tokens_per_second=(3.0, 4.0, 2.0),
+    )
+    parting = edges_for_fixed_sizes(given, seen, **options)  # type: ignore[arg-type]
+    assert (parting.edges, parting.rates, parting.asked) == ([(1.5, 3), (2.5, 3)], (4.0, 2.0), 3)
+
+
+def test_durations_equal_but_for_less_than_a_millisecond_end_one_bucket() -> None:
+    report = report_1d([1.00010, 1.00015, 1.00020, 2.0] * 5, 4, 10.0)
+    edges = yaml.safe_load(report)["batching"]["bucket_duration_bins"]
+    assert edges == [1.0]
+    assert "# 2 buckets came out of the 4 asked for" in report
+
+
+def test_new_batches_that_pad_more_are_remarked_upon() -> None:
+    before = Waste(0.192, 0.10, 9)
+    assert more_padding(before, Waste(0.1921, 0.10, 7)) is None
+    assert more_padding(before, before) is None
+    said = more_padding(before, Waste(0.228, 0.30, 7))
+    assert said is not None
+    assert "pad more than the configuration's own (22.8% of seconds and 30.0% of tokens)" in said
 
 
 def test_the_padding_share_counts_what_is_added() -> None:

@@ -26,6 +26,19 @@ def estimate_bins(durations: Sequence[float], buckets: int) -> list[float]:
     return [float(edge) for edge in np.unique(ordered[at])]
 
 
+def fewer_buckets(found: int, asked: int) -> str | None:
+    """What to say where recordings are too alike for as many buckets as were asked for.
+
+    >>> fewer_buckets(3, 4)
+    '3 buckets came out of the 4 asked for: the recordings are too alike for more'
+    >>> fewer_buckets(4, 4)
+    """
+    if found >= asked:
+        return None
+    noun = "bucket" if found == 1 else "buckets"
+    return f"{found} {noun} came out of the {asked} asked for: the recordings are too alike for more"
+
+
 @dataclass(frozen=True)
 class Bins2D:
     """Buckets by seconds and tokens, and what would cost too much memory in them."""

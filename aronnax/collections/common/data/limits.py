@@ -44,30 +44,51 @@ def look_at(data: Any, limit: int, stream: str | None = None) -> Seen:
     return Seen(noted, [cut.duration for cut in cuts], tokens, complete)
 
 
+@dataclass(frozen=True)
+class Parting:
+    """Where buckets end."""
+
+    edges: list[Bin]
+    """Upper edges, rising, no two alike."""
+    rates: tuple[float, ...]
+    """The most tokens a second of each; none in 1-D."""
+    asked: int
+    """How many buckets were asked for."""
+
+
 def edges_for_fixed_sizes(
     batching: BatchingConfig, seen: Seen, *, two_dimensional: bool, sub_buckets: int, longest: float | None
-) -> tuple[list[Bin], tuple[float, ...]]:
-    """Upper edges that every recording seen lies below, and the most tokens a second of each (none in 1-D).
+) -> Parting:
+    """Upper edges that every recording seen lies below.
 
-    They are the configuration's own, or estimated, outliers in tokens left out. `longest` is how long a recording
-    may become that was not seen, where that is known.
+    They are the configuration's own, or estimated, outliers in tokens left out; equal ones become one. `longest` is
+    how long a recording may become that was not seen, where that is known.
     """
     given = list(batching.bucket_duration_bins)
     top = max([*seen.seconds, *([longest] if longest and not seen.complete else [])])
     if given and batching.two_dimensional == (two_dimensional or batching.two_dimensional):
         if isinstance(given[-1], tuple) or batching.bucket_batch_sizes:
-            return given, batching.bucket_max_tokens_per_second
+            return _distinct(given, batching.bucket_max_tokens_per_second, len(given))
         edges = _rising([*(edge for edge in given if isinstance(edge, float)), top])
-        return edges, batching.bucket_max_tokens_per_second if edges == given else ()
+        rates = batching.bucket_max_tokens_per_second if edges == given else ()
+        return Parting(edges, rates, len(given))
     if not two_dimensional:
-        return _rising([*estimate_bins(seen.seconds, batching.buckets)[:-1], top]), ()
+        estimated = estimate_bins(seen.seconds, batching.buckets)
+        return Parting(_rising([*estimated[:-1], top]), (), batching.buckets)
     found = estimate_bins_2d(seen.seconds, seen.tokens, batching.buckets, sub_buckets)
     last = found.edges[-1][0]
-    raised: dict[tuple[float, int], float] = {}
-    for (seconds, tokens), rate in zip(found.edges, found.rate_limits):
-        edge = (_up(top if seconds == last else seconds), max(1, tokens))
-        raised[edge] = max(rate, raised.get(edge, 0.0))
-    return sorted(raised), tuple(raised[edge] for edge in sorted(raised))
+    raised = [(_up(top if seconds == last else seconds), max(1, tokens)) for seconds, tokens in found.edges]
+    return _distinct(raised, found.rate_limits, batching.buckets * sub_buckets)
+
+
+def _distinct(edges: Sequence[Bin], rates: Sequence[float], asked: int) -> Parting:
+    """Equal edges are one, with the greater of their rates."""
+    if not rates:
+        return Parting(list(dict.fromkeys(edges)), (), asked)
+    greatest: dict[Bin, float] = {}
+    for edge, rate in zip(edges, rates):
+        greatest[edge] = max(rate, greatest.get(edge, 0.0))
+    return Parting(list(greatest), tuple(greatest.values()), asked)
 
 
 def _rising(edges: Iterable[float]) -> list[Bin]:
@@ -114,6 +135,18 @@ class Waste:
     seconds: float
     tokens: float
     batches: int
+
+
+def more_padding(before: Waste, after: Waste) -> str | None:
+    """What to say where new batches pad more than those before, by a tenth of a percent at least."""
+    pairs = (("seconds", before.seconds, after.seconds), ("tokens", before.tokens, after.tokens))
+    worse = [f"{new:.1%} of {name}" for name, old, new in pairs if round(new, 3) > round(old, 3)]
+    if not worse:
+        return None
+    return (
+        f"the new batches pad more than the configuration's own ({' and '.join(worse)}): train both for a while to"
+        " see which is faster, or try other data.batching.buckets"
+    )
 
 
 def waste(seen: Seen, batching: BatchingConfig) -> Waste:

@@ -9,7 +9,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from aronnax.collections.common.data.bins import estimate_bins, estimate_bins_2d, padding_share
+from aronnax.collections.common.data.bins import estimate_bins, estimate_bins_2d, fewer_buckets, padding_share
 from aronnax.collections.common.data.config import BatchingConfig, InputConfig, read_inputs
 from aronnax.collections.common.data.filters import cut_language, cut_text
 from aronnax.collections.common.data.limits import Waste
@@ -83,11 +83,13 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 def report_1d(durations: Sequence[float], buckets: int, batch_duration: float) -> str:
     """YAML for `data.batching`, and the padding with and without it."""
-    edges = [round(edge, 3) for edge in estimate_bins(durations, buckets)][:-1]
+    *edges, _ = sorted({round(edge, 3) for edge in estimate_bins(durations, buckets)})
     before = padding_share(durations, simulate(durations, [], batch_duration))
     after = padding_share(durations, simulate(durations, edges, batch_duration))
+    fewer = fewer_buckets(len(edges) + 1, buckets)
     return (
-        f"# padding in batches of {batch_duration:g} s: {before:.1%} without buckets, {after:.1%} with these\n"
+        f"{_comment(fewer)}# padding in batches of {batch_duration:g} s: {before:.1%} without buckets, "
+        f"{after:.1%} with these\n"
         "batching:\n"
         f"  batch_duration: {batch_duration:g}\n"
         f"  bucket_duration_bins: [{', '.join(f'{edge:g}' for edge in edges)}]"
@@ -132,6 +134,7 @@ def report_2d(
         f"# {len(found.outliers)} left out: tokens per second more than {outlier:g} standard deviations above "
         "the mean of their length"
     ]
+    fewer = fewer_buckets(len(edges), buckets * sub_buckets)
     lines += [
         f"# padding {name}: {one.seconds:.1%} of seconds, {one.tokens:.1%} of tokens"
         for name, one in waste.items()
@@ -144,7 +147,11 @@ def report_2d(
         "  bucket_max_tokens_per_second: "
         f"[{', '.join(f'{rate:.2f}' for rate in config.bucket_max_tokens_per_second)}]",
     ]
-    return "\n".join(lines), waste["without buckets"], waste["with these"]
+    return _comment(fewer) + "\n".join(lines), waste["without buckets"], waste["with these"]
+
+
+def _comment(said: str | None) -> str:
+    return "" if said is None else f"# {said}\n"
 
 
 def simulate_2d(durations: Sequence[float], tokens: Sequence[int], config: BatchingConfig) -> list[list[int]]:
