@@ -19,6 +19,7 @@ from aronnax.collections.llm.chat.tokenizer import AUDIO, AUDIO_TOKEN, ChatToken
 from aronnax.collections.llm.chat_model import Adapter, ChatModel
 from aronnax.collections.llm.lora.attaching import attach
 from aronnax.collections.llm.lora.config import LoRA
+from aronnax.collections.llm.packing import pack
 from aronnax.collections.speechlm.conversation.keyword_prompt import KeywordPrompt
 from aronnax.collections.speechlm.perception import Perception, PerceptionConfig
 from aronnax.core.errors import ConfigError
@@ -144,8 +145,27 @@ class SpeechLM(ChatModel):
         """
 
     @abstractmethod
-    def training_hidden(self, batch: ConversationBatch) -> tuple[Tensor, Tensor]:
-        """States [B, U, D] behind the last norm, and the token each has to say next, int64 [B, U], -100 for none."""
+    def training_hidden(self, batch: ConversationBatch, room: int | None = None) -> tuple[Tensor, Tensor]:
+        """States [B, U, D] behind the last norm, and the token each has to say next, int64 [B, U], -100 for none.
+
+        With `room`, conversations share rows of so many positions, or as many as the longest takes, and these are
+        [R, P, D] and [R, P]; each comes out as in a row of its own. OptionError where the model is `unpackable`.
+        """
+
+    @property
+    def unpackable(self) -> str | None:
+        """Why conversations cannot share rows of the language model; None where they can."""
+        return self.llm.unpackable
+
+    def understand(
+        self, embeddings: Tensor, lengths: Tensor, labels: Tensor, room: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """What `training_hidden` gives, of conversations [B, U, D] as the language model reads them."""
+        if room is None:
+            return self.llm(embeddings, lengths), labels
+        packed = pack(embeddings, lengths, labels, room)
+        shared = len(packed.labels) < len(labels)
+        return self.llm(packed.embeddings, segments=packed.segments if shared else None), packed.labels
 
     def positions(self, ids: Sequence[int], samples: Sequence[int]) -> int:
         """How many positions of the language model a conversation takes whose recordings have so many samples."""

@@ -40,6 +40,9 @@ class SpeechLMTaskConfig:
     """Parts that learn although a frozen part holds them, such as the low-rank layers; likewise."""
     gradient_checkpointing: bool = False
     """Whether the language model computes its layers twice in training, to keep less in memory."""
+    pack: bool | int = False
+    """Whether conversations share rows of the language model, each seeing itself only, so that less is padding: rows
+    as long as the longest of the batch, or of so many positions. Not for models with recurrent layers."""
     answer_tokens: int = 64
     """Most tokens of an answer in validation; 0 validates by the loss alone."""
     normaliser: str = "none"
@@ -50,6 +53,8 @@ class SpeechLMTaskConfig:
             raise ConfigError(
                 f"task.answer_tokens is {self.answer_tokens}; it must be 0 (no answers) or more"
             )
+        if self.pack is not False and self.pack < 1:
+            raise ConfigError(f"task.pack is {self.pack}; it must be true, false, or a number of positions")
         if self.normaliser not in NORMALISERS:
             raise ConfigError(
                 f"task.normaliser is {self.normaliser!r}; {nearest(self.normaliser, NORMALISERS)}"
@@ -94,9 +99,14 @@ class SpeechLMTask(Task):
     def __init__(
         self, model: SpeechLM, optim: OptimizerBuilder, config: SpeechLMTaskConfig, *, seed: int = 0
     ) -> None:
-        """Settles which weights of `model` learn; ConfigError for parts it has not, or where it has no tokenizer."""
+        """Settles which weights of `model` learn.
+
+        Raises ConfigError for parts it has not, where it has no tokenizer, and where its rows cannot be shared.
+        """
         if model.tokenizer is None:
             raise ConfigError("the model has no tokenizer, and training needs one")
+        if config.pack and model.unpackable:
+            raise ConfigError(f"task.pack: {model.unpackable}; set it to false")
         super().__init__(model, optim, seed=seed)
         self.config = config
         self._sets: list[Validated] = []
@@ -131,12 +141,13 @@ class SpeechLMTask(Task):
 
     def losses(self, batch: ConversationBatch) -> dict[str, Tensor]:
         """The cross-entropy a learned token as `loss`."""
-        total, count = self._loss(batch)
+        # True is room for one position: rows are as long as the longest conversation at least.
+        total, count = self._loss(batch, int(self.config.pack) if self.config.pack else None)
         return {"loss": total / _tokens_a_process(count)}
 
-    def _loss(self, batch: ConversationBatch) -> tuple[Tensor, Tensor]:
+    def _loss(self, batch: ConversationBatch, room: int | None = None) -> tuple[Tensor, Tensor]:
         """The loss summed over the learned tokens of a batch, and how many these are."""
-        hidden, labels = self.model.training_hidden(batch)
+        hidden, labels = self.model.training_hidden(batch, room)
         return answer_cross_entropy(hidden, labels, self.model.llm.logits, reduction="sum")
 
     def training_step(self, batch: ConversationBatch, batch_idx: int) -> Tensor:

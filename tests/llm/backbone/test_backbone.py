@@ -92,6 +92,14 @@ def test_texts_cannot_be_packed_where_states_run_on(architecture):
         backbone(backbone.embed(ids), segments=ids)
 
 
+def test_texts_cannot_be_packed_where_nobody_asks_for_positions():
+    backbone = Backbone(
+        BackboneConfig("bloom", {"vocab_size": 20, "hidden_size": 8, "n_layer": 1, "n_head": 2})
+    )
+    with pytest.raises(OptionError, match="bloom cannot be told where in a row a text begins: give each"):
+        backbone(torch.randn(1, 4, 8), segments=torch.tensor([[0, 0, 1, 1]]))
+
+
 @pytest.mark.parametrize("architecture", list(SHAPES))
 def test_gradient_checkpointing_gives_the_same_gradients(architecture):
     backbone = make(architecture).train()

@@ -10,6 +10,7 @@ Legend: `B` rows, `U` positions, `D` width, `V` vocabulary.
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -104,6 +105,16 @@ class Backbone(nn.Module):
         return bool(RECURRENT & set(getattr(self._text_config, "layer_types", None) or ()))
 
     @property
+    def unpackable(self) -> str | None:
+        """Why rows cannot hold several texts that do not see each other; None where they can."""
+        name = self.config.architecture
+        if self.recurrent:
+            return f"{name} has recurrent layers, whose state runs from one text of a row into the next"
+        if "position_ids" not in signature(self._base(self.causal).forward).parameters:
+            return f"{name} cannot be told where in a row a text begins"
+        return None
+
+    @property
     def _text_config(self) -> Any:
         return cast(Any, self.causal).config.get_text_config(decoder=True)
 
@@ -154,17 +165,14 @@ class Backbone(nn.Module):
         `segments` [B, U] number the texts that a row holds one after another: each sees itself only, and its
         positions begin at 0. `adapter` chooses among LoRA adapters for this call.
 
-        Raises OptionError for lengths that do not fit, and for segments where states run from text to text.
+        Raises OptionError for lengths that do not fit, and for segments where texts cannot be kept apart.
         """
         if lengths is not None:
             check_lengths(lengths, *embeddings.shape[:2])
         base = self._base(adapters.choose(self.causal, adapter))
         if segments is not None:
-            if self.recurrent:
-                raise OptionError(
-                    f"{self.config.architecture} has recurrent layers, whose state runs from one text of a row into "
-                    "the next: give each text a row of its own"
-                )
+            if self.unpackable:
+                raise OptionError(f"{self.unpackable}: give each text a row of its own")
             if left_padded:
                 raise OptionError("segments number the texts of a row from its start: pad on the right")
             out = base(inputs_embeds=embeddings, position_ids=positions_of(segments), use_cache=False)

@@ -20,10 +20,10 @@ from aronnax.collections.llm.chat.tokenizer import AUDIO, ChatTokenizer
 from aronnax.collections.speechlm.bestow.decoding import Prompts, ReadingDecoder
 from aronnax.collections.speechlm.bestow.layered import LayeredConfig, LayeredDecoder, LayeredReader
 from aronnax.collections.speechlm.bestow.reader import Reader, ReaderConfig
-from aronnax.collections.speechlm.bestow.sight import Text, next_tokens, remembered, sight, text_of
+from aronnax.collections.speechlm.bestow.sight import next_tokens, remembered, sight, text_of
 from aronnax.collections.speechlm.bestow.waitk import EVERYTHING, WaitK
 from aronnax.collections.speechlm.model import Adapter, SpeechLM, SpeechLMConfig
-from aronnax.core.errors import ConfigError
+from aronnax.core.errors import ConfigError, OptionError
 
 if TYPE_CHECKING:
     from aronnax.collections.common.nn.generation import Decoder
@@ -107,10 +107,11 @@ class BESTOW(SpeechLM):
         seen = sight(text, ends, self._waits_for(len(ids), (None,)), self.config.stride)
         return Prompts(words, text.lengths, speech, ends[:, -1], seen[:, :longest])
 
-    def training_hidden(self, batch: ConversationBatch) -> tuple[Tensor, Tensor]:
+    def training_hidden(self, batch: ConversationBatch, room: int | None = None) -> tuple[Tensor, Tensor]:
         """States [B, U, D] behind the last norm, and the token each has to say next, int64 [B, U], -100 for none.
 
-        In training mode each row waits for a number of blocks drawn from `waits`, else for all.
+        In training mode each row waits for a number of blocks drawn from `waits`, else for all. With `room`,
+        conversations share rows of the language model once their words have looked at speech: [R, P, D], [R, P].
         """
         text = text_of(batch.ids, batch.id_lengths, batch.learned, self.given)
         words = self.llm.embed(text.ids)
@@ -118,8 +119,20 @@ class BESTOW(SpeechLM):
         like = words.to(self._reading_dtype)
         speech, ends = remembered(frames, batch.audio_counts.tolist(), like)
         waits = self._waits_for(len(batch), self.config.waits if self.training else (None,))
-        hidden = self._read(text, words, speech, sight(text, ends, waits, self.config.stride))
-        return hidden, next_tokens(text)
+        seen = sight(text, ends, waits, self.config.stride)
+        if isinstance(self.reader, LayeredReader):
+            if room is not None:
+                raise OptionError(f"{self.unpackable}: give each conversation a row of its own")
+            return self.reader(self.llm, words, speech.to(words.dtype), seen), next_tokens(text)
+        read = self.reader(words.to(speech.dtype), speech, seen).to(words.dtype)
+        return self.understand(read, text.lengths.clamp(min=1), next_tokens(text), room)
+
+    @property
+    def unpackable(self) -> str | None:
+        """Why conversations cannot share rows of the language model; None where they can."""
+        if isinstance(self.reader, LayeredReader):
+            return "a reader before every layer (model.layered) looks at the speech of one conversation a row"
+        return super().unpackable
 
     @cached_property
     def given(self) -> int:
@@ -130,12 +143,6 @@ class BESTOW(SpeechLM):
         asked = self.text.render([question])
         taught = self.text.render([question, Message("assistant", ("x",))], answer=True)
         return sum(taught.learned[: len(asked.ids)])
-
-    def _read(self, text: Text, words: Tensor, speech: Tensor, seen: Tensor) -> Tensor:
-        if isinstance(self.reader, LayeredReader):
-            return self.reader(self.llm, words, speech.to(words.dtype), seen)
-        read = self.reader(words.to(speech.dtype), speech, seen)
-        return self.llm(read.to(words.dtype), text.lengths.clamp(min=1))
 
     def _waits_for(self, rows: int, waits: Sequence[int | None]) -> Tensor:
         """Blocks that each row waits for [B], drawn where there is a choice."""

@@ -40,8 +40,11 @@ class SALM(SpeechLM):
         spliced = self.embed(padded, lengths, frames)
         return self.llm.bind(spliced.embeddings, spliced.lengths, adapter=adapter), spliced.lengths
 
-    def training_hidden(self, batch: ConversationBatch) -> tuple[Tensor, Tensor]:
-        """States [B, U, D] behind the last norm, and the token each has to say next, int64 [B, U], -100 for none."""
+    def training_hidden(self, batch: ConversationBatch, room: int | None = None) -> tuple[Tensor, Tensor]:
+        """States [B, U, D] behind the last norm, and the token each has to say next, int64 [B, U], -100 for none.
+
+        With `room`, conversations with the frames of their recordings share rows: [R, P, D], [R, P].
+        """
         frames = self.hear(batch.signal, batch.signal_lengths) if len(batch.signal) else []
         spliced = self.embed(batch.ids, batch.id_lengths, frames, batch.learned)
         assert spliced.targets is not None, "made from what is learned"
@@ -49,7 +52,7 @@ class SALM(SpeechLM):
         if not frames and self.training and among_others():
             # The processes exchange the gradients of all weights, so that each must have used all of them.
             embeddings = embeddings + 0.0 * self.hear_silence().sum()
-        return self.llm(embeddings, spliced.lengths), next_tokens(spliced.targets)
+        return self.understand(embeddings, spliced.lengths, next_tokens(spliced.targets), room)
 
     def embed(
         self, ids: Tensor, id_lengths: Tensor, frames: Sequence[Tensor], learned: Tensor | None = None
