@@ -93,7 +93,9 @@ def token_counter(folder: Path) -> Callable[[str], int]:
 
     file = folder / TOKENIZER
     if not file.is_file():
-        raise OptionError(f"--tokenizer {folder} has no {TOKENIZER}")
+        raise OptionError(
+            f"--tokenizer {folder} has no {TOKENIZER}: name the folder of a language model or of its tokenizer"
+        )
     tokenizer = ChatTokenizer({TOKENIZER: file.read_bytes()}, prompt_format="plain")
     return lambda text: len(tokenizer.encode(text))
 

@@ -14,7 +14,7 @@ from aronnax.collections.common.text import (
     CharacterTokenizer,
     Tokenizer,
     extend,
-    tokenizer_from_assets,
+    read_tokenizer,
     train_sentencepiece,
 )
 from aronnax.collections.common.text.prompts import (
@@ -90,9 +90,9 @@ def choose_tokenizer(
     `prompt_format` decides which special tokens a `canary` tokenizer has.
     """
     if resuming and (output / FOLDER).is_dir():
-        return read_tokenizer(output / FOLDER)
+        return read_tokenizer(output / FOLDER, "tokenizer")
     if section.path is not None:
-        return read_tokenizer(Path(section.path))
+        return read_tokenizer(Path(section.path), "tokenizer.path")
     if section.kind is None:
         raise ConfigError(
             "a model from scratch needs a tokenizer: set tokenizer.path, or tokenizer.kind to train one"
@@ -167,7 +167,7 @@ def with_tokenizer(
         raise ConfigError("tokenizer.add: the checkpoint has no tokenizer to extend")
     if resuming and (output / FOLDER).is_dir():
         # The rows come from the checkpoint of the run; only their number matters here.
-        return replace_tokenizer(model, read_tokenizer(output / FOLDER))
+        return replace_tokenizer(model, read_tokenizer(output / FOLDER, "tokenizer"))
     texts: Iterator[str] = transcripts(data) if section.add_count else iter(())
     inner = model.tokenizer.inner if isinstance(model.tokenizer, CanaryTokenizer) else model.tokenizer
     extended, rows = extend(
@@ -177,19 +177,6 @@ def with_tokenizer(
     added = rows.count(-1)
     say(f"tokenizer extended by {added} pieces to {len(rows)}; the old {len(rows) - added} keep their rows")
     return extend_tokenizer(model, extended, rows)
-
-
-def read_tokenizer(path: Path) -> Tokenizer:
-    """A tokenizer from its folder, or from a bare SentencePiece file; ConfigError if there is none."""
-    if path.is_dir() and (path / "tokenizer.yaml").is_file():
-        files = [file for file in path.rglob("*") if file.is_file()]
-        assets = {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
-        return tokenizer_from_assets(assets, str(path))
-    file = path / "tokenizer.model" if path.is_dir() else path
-    if file.is_file():
-        assets = {"tokenizer.yaml": b"type: sentencepiece\n", "tokenizer.model": file.read_bytes()}
-        return tokenizer_from_assets(assets, str(file))
-    raise ConfigError(f"tokenizer.path: {path} holds neither tokenizer.yaml nor tokenizer.model")
 
 
 def transcripts(data: DataConfig) -> Iterator[str]:

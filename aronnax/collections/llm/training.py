@@ -131,5 +131,7 @@ def _tokenizer_files(folder: str) -> dict[str, bytes]:
     place = Path(folder).expanduser()
     files = {name: (place / name).read_bytes() for name in FILES if (place / name).is_file()}
     if "tokenizer.json" not in files:
-        raise ConfigError(f"tokenizer: {folder} has no tokenizer.json")
+        raise ConfigError(
+            f"tokenizer: {folder} has no tokenizer.json: name the folder of a language model or of its tokenizer"
+        )
     return files

@@ -18,15 +18,15 @@ from aronnax.collections.common.data.config import BatchingConfig
 from aronnax.collections.common.data.limits import Seen, Waste, covered, edges_for_fixed_sizes, more_padding
 from aronnax.collections.common.data.measuring import (
     measure,
-    read_tokenizer,
     report_1d,
     simulate,
     token_count,
 )
 from aronnax.collections.common.data.sampling import Edges
+from aronnax.collections.common.text import read_tokenizer
 from aronnax.collections.common.text.prompts import second_generation, train_canary_tokenizer
 from aronnax.core.config import from_dict
-from aronnax.core.errors import ManifestError, OptionError
+from aronnax.core.errors import ConfigError, ManifestError, OptionError
 from tests.common.data.corpus import corpus
 
 Write = Callable[..., Path]
@@ -152,7 +152,7 @@ def test_the_command_prints_two_dimensional_bins(
 ) -> None:
     path = write_corpus(60)
     tokenizer([path], tmp_path / "tokenizer", vocab_size=9, type="characters")
-    assert read_tokenizer(tmp_path / "tokenizer").vocabulary == (" ", "a", "b", "c")
+    assert read_tokenizer(tmp_path / "tokenizer", "--tokenizer").vocabulary == (" ", "a", "b", "c")
     capsys.readouterr()
     options: dict[str, Any] = {"buckets": 3, "batch_duration": 5.0, "sub_buckets": 2, "two_dimensional": True}
     options["tokenizer"] = tmp_path / "tokenizer"
@@ -189,6 +189,9 @@ def test_two_dimensional_bins_need_a_tokenizer(write_corpus: Write, tmp_path: Pa
     path = str(write_corpus(5))
     with pytest.raises(OptionError, match="name a --tokenizer folder"):
         bins([path], two_dimensional=True)
+    accepted = r"--tokenizer digits-canary: there is no tokenizer .*the bundled model .*digits-canary\); give a folder"
+    with pytest.raises(ConfigError, match=accepted):
+        bins([path], tokenizer=Path("digits-canary"))
     with pytest.raises(OptionError, match="belong to 2-D buckets"):
         bins([path], plot=tmp_path / "a.png")
 
@@ -203,7 +206,7 @@ def test_the_tokenizer_command_writes_a_folder_nemo_takes_too(
 ) -> None:
     path = write_corpus(10)
     tokenizer([path], tmp_path / "t", vocab_size=8, special=["<|en|>"])
-    trained = read_tokenizer(tmp_path / "t")
+    trained = read_tokenizer(tmp_path / "t", "--tokenizer")
     assert trained.vocabulary[:2] == ("<unk>", "<|en|>")
     assert (tmp_path / "t" / "vocab.txt").read_text().splitlines() == list(trained.vocabulary)
     assert "8 pieces from 10 texts" in capsys.readouterr().out
@@ -214,4 +217,4 @@ def test_texts_come_from_manifests_and_text_files(write_corpus: Write, tmp_path:
     path = write_corpus(5)
     path.write_text(path.read_text() + json.dumps({"audio_filepath": "z.wav"}) + "\n")
     tokenizer([path, tmp_path / "more.txt"], tmp_path / "t", vocab_size=9, type="characters")
-    assert read_tokenizer(tmp_path / "t").vocabulary == (" ", "a", "b", "c", "x", "y", "z")
+    assert read_tokenizer(tmp_path / "t", "--tokenizer").vocabulary == (" ", "a", "b", "c", "x", "y", "z")

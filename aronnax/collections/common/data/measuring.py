@@ -19,7 +19,7 @@ from aronnax.collections.common.data.report import Dropped
 from aronnax.collections.common.data.sampling import Edges
 from aronnax.collections.common.data.slots import cut_slots, read_slots
 from aronnax.collections.common.data.sources import Inputs
-from aronnax.collections.common.text import Tokenizer, tokenizer_from_assets
+from aronnax.collections.common.text import read_tokenizer
 from aronnax.core.errors import ManifestError
 
 Count = Callable[[str, str | None, Mapping[str, Any]], int]
@@ -52,7 +52,7 @@ def token_count(folder: Path, prompt: str | None = None, extra: int = 0) -> Coun
 
     A recording without languages counts as one in the first language the tokenizer knows.
     """
-    cutter = read_tokenizer(folder)
+    cutter = read_tokenizer(folder, "--tokenizer")
     if prompt is None:
         return lambda text, language, fields: (
             len(cutter.encode(text, fields.get("target_lang", language))) + extra
@@ -71,14 +71,6 @@ def token_count(folder: Path, prompt: str | None = None, extra: int = 0) -> Coun
         return len(made.prompt) + len(made.answer) + extra
 
     return prompted
-
-
-def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer whose files lie in a folder, as `aronnax tokenizer` writes them."""
-    files = {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
-    return tokenizer_from_assets(files, where=str(folder))
 
 
 def report_1d(durations: Sequence[float], buckets: int, batch_duration: float) -> str:

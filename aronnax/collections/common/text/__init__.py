@@ -1,7 +1,7 @@
 """Tokenizers: text to the ids a model predicts, and back."""
 
 from aronnax.collections.common.text.aggregate import AggregateTokenizer
-from aronnax.collections.common.text.assets import tokenizer_from_assets
+from aronnax.collections.common.text.assets import read_tokenizer, tokenizer_from_assets
 from aronnax.collections.common.text.characters import CharacterTokenizer
 from aronnax.collections.common.text.extending import extend
 from aronnax.collections.common.text.sentencepiece_tokenizer import SentencePieceTokenizer
@@ -17,6 +17,7 @@ __all__ = [
     "Tokenizer",
     "WordPieceTokenizer",
     "extend",
+    "read_tokenizer",
     "tokenizer_from_assets",
     "train_sentencepiece",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from aronnax.collections.common.text.aggregate import AggregateTokenizer
@@ -11,9 +12,32 @@ from aronnax.collections.common.text.sentencepiece_tokenizer import SentencePiec
 from aronnax.collections.common.text.tokenizer import Tokenizer
 from aronnax.collections.common.text.wordpiece import WordPieceTokenizer, read_vocabulary
 from aronnax.core.errors import CheckpointError, ConfigError
+from aronnax.core.hub import bundled, resolve
 from aronnax.core.safe_yaml import parse_mapping
 
 KINDS = ("sentencepiece", "wordpiece", "characters", "aggregate")
+
+
+def read_tokenizer(path: Path, option: str) -> Tokenizer:
+    """The tokenizer in a folder, a model's for instance, or in a bare SentencePiece file.
+
+    Raises ConfigError, in which `option` says where the path was written, if there is none.
+    """
+    if (path / "tokenizer.yaml").is_file():
+        files = [file for file in path.rglob("*") if file.is_file() and file.suffix != ".safetensors"]
+        return tokenizer_from_assets(
+            {file.relative_to(path).as_posix(): file.read_bytes() for file in files}, str(path)
+        )
+    file = path / "tokenizer.model" if path.is_dir() else path
+    if file.is_file():
+        assets = {"tokenizer.yaml": b"type: sentencepiece\n", "tokenizer.model": file.read_bytes()}
+        return tokenizer_from_assets(assets, str(file))
+    name = str(path)
+    hint = f" (the bundled model of that name is {resolve(name)})" if name in bundled() else ""
+    raise ConfigError(
+        f"{option} {path}: there is no tokenizer here{hint}; give a folder that holds tokenizer.yaml or"
+        " tokenizer.model, such as a model's, or a SentencePiece file"
+    )
 
 
 def tokenizer_from_assets(assets: Mapping[str, bytes], where: str = "tokenizer assets") -> Tokenizer:
