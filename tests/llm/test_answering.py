@@ -85,7 +85,7 @@ def test_every_token_that_ends_answers_ends_them() -> None:
     assert (reply.text, reply.finished) == ("hello", "eos")
 
 
-@pytest.mark.parametrize("stop", ["wor", ["zzz", "o w"], "d"])
+@pytest.mark.parametrize("stop", ["ld", ["zzz", "o w"], "d"])
 def test_a_stop_text_ends_the_answer_and_is_left_out(stop: object) -> None:
     text = "hello world!"
     ((reply,),) = _answer([text], stop=stop)
@@ -93,6 +93,20 @@ def test_a_stop_text_ends_the_answer_and_is_left_out(stop: object) -> None:
     assert reply.text == text[:first]
     assert reply.finished == "stopped"
     assert len(reply.tokens) == len(reply.times) == len(reply.log_probs) == first
+
+
+@pytest.mark.parametrize("beam", [1, 2])
+def test_blanks_before_a_stop_text_are_left_out_too(beam: int) -> None:
+    ((reply,),) = _answer(["hello world!"], stop="wor", beam=beam)
+    assert (reply.text, reply.finished, len(reply.tokens)) == ("hello", "stopped", 5)
+    ((whole,),) = _answer(
+        [
+            "hello ",
+        ],
+        stop="wor",
+        beam=beam,
+    )
+    assert (whole.text, whole.finished) == ("hello ", "eos")
 
 
 def test_rows_stop_by_themselves() -> None:
@@ -128,7 +142,7 @@ def test_drawn_answers_depend_on_the_seed_alone() -> None:
 
 def test_the_pieces_of_a_stream_are_the_reply() -> None:
     text = "hello world!"
-    for stop, wanted in (((), text), (("world",), "hello "), (("ld?",), text)):
+    for stop, wanted in (((), text), (("world",), "hello"), (("ld?",), text), ((" wo", "hel"), "")):
         options = AnswerOptions.checked(stop=stop)
         *pieces, last = answer_stream(Says([text]), torch.tensor([3]), Letters(), options, context=100)
         assert last.reply is not None
@@ -140,7 +154,10 @@ def test_the_pieces_of_a_stream_are_the_reply() -> None:
 def test_what_may_become_a_stop_text_is_held_back() -> None:
     writing = Writing(Letters().decode, ("world",))
     told = [writing.add(LETTERS.index(letter)) for letter in "a work"]
-    assert told == ["a", " ", "", "", "", "work"]
+    assert told == ["a", "", "", "", "", " work"]
+    pieces = ["ha", " ", " world", " ends"]
+    writing = Writing(lambda ids: "".join(pieces[i] for i in ids), ("or", "zz"))
+    assert [writing.add(token) for token in range(4)] == ["ha", "", "  w", ""]
 
 
 def test_unfinished_characters_are_held_back() -> None:

@@ -72,7 +72,10 @@ def test_a_stop_text_ends_the_answer_and_is_left_out(model: LanguageModel) -> No
     whole: Any = model.generate(QUESTIONS[0], max_new_tokens=12)
     stop = whole.text[3:5]
     reply: Any = model.generate(QUESTIONS[0], max_new_tokens=12, stop=stop)
-    assert reply.text == whole.text[: whole.text.index(stop)]
+    assert reply.text == whole.text[: whole.text.index(stop)].rstrip()
+    *_, last = model.generate_stream(QUESTIONS[0], max_new_tokens=12, stop=stop)
+    assert last.reply is not None
+    assert last.reply.text == reply.text
     assert reply.finished == "stopped"
 
 

@@ -58,7 +58,7 @@ class AnswerOptions:
 
     generation: GenerationOptions
     stop: tuple[str, ...] = ()
-    """Texts that end an answer and are left out of it."""
+    """Texts that end an answer and are left out of it, with the blanks before them."""
 
     @classmethod
     def checked(
@@ -172,7 +172,7 @@ def answer_stream(
 class Writing:
     """Text that grows token by token, told as soon as no later token can change it.
 
-    Held back are unfinished characters, and what may become one of the stop texts.
+    Held back are unfinished characters, and what may become one of the stop texts or the blanks before it.
 
     >>> writing = Writing(lambda ids: "".join("ab!?"[i] for i in ids), stop=("!?",))
     >>> [writing.add(token) for token in (0, 2, 1)]
@@ -196,10 +196,25 @@ class Writing:
             return ""
         self._before, self._done = self._done, len(self._tokens)
         self._held += new[len(old) :]
-        kept = max((_overlap(self._held, stop) for stop in self._stop), default=0)
-        told = self._held[: len(self._held) - kept]
+        told = self._before_stop(self._held)
         self._held = self._held[len(told) :]
         return told
+
+    def _before_stop(self, text: str) -> str:
+        """What of a text stays, even if one of the stop texts stands in it or begins at its end."""
+        if not self._stop:
+            return text
+        cut = _cut(text, self._stop)
+        if cut is not None:
+            return cut
+        kept = max(_overlap(text, stop) for stop in self._stop)
+        return text[: len(text) - kept].rstrip()
+
+
+def _cut(text: str, stop: Sequence[str]) -> str | None:
+    """The text before the first stop text and the blanks there; None where there is no stop text."""
+    places = [text.find(one) for one in stop if one in text]
+    return text[: min(places)].rstrip() if places else None
 
 
 def _overlap(text: str, stop: str) -> int:
@@ -239,9 +254,9 @@ class _Asked:
         """The reply an answer is, cut before its stop text."""
         written = self.text.decode(found.tokens)
         kept, finished = len(found.tokens), found.finished
-        cuts = [written.find(stop) for stop in self.options.stop if stop in written]
-        if cuts:
-            written, finished = written[: min(cuts)], "stopped"
+        cut = _cut(written, self.options.stop)
+        if cut is not None:
+            written, finished = cut, "stopped"
             while kept and len(self.text.decode(found.tokens[: kept - 1])) >= len(written):
                 kept -= 1
         elif finished == "stopped":

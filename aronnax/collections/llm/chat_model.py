@@ -132,7 +132,7 @@ class ChatModel(Model):
             and mixed; `sample_rate` is the rate of bare arrays.
         temperature: 0 takes the best token; above 0 tokens are drawn, from the `top_k` best or the `top_p` likeliest,
             the same ones for the same `seed`, whatever the batch.
-        stop: texts that end an answer and are left out of it.
+        stop: texts that end an answer and are left out of it, with the blanks before them.
         adapter: False answers with the language model as it was before adapters, for this call; a name takes one.
 
         A reply's `times` are seconds since its batch was begun, reading not counted: when each token was there.

@@ -189,7 +189,9 @@ def test_two_dimensional_bins_need_a_tokenizer(write_corpus: Write, tmp_path: Pa
     path = str(write_corpus(5))
     with pytest.raises(OptionError, match="name a --tokenizer folder"):
         bins([path], two_dimensional=True)
-    accepted = r"--tokenizer digits-canary: there is no tokenizer .*the bundled model .*digits-canary\); give a folder"
+    accepted = (
+        r"--tokenizer digits-canary: there is no tokenizer .*bundled model .*digits-canary\); give a folder"
+    )
     with pytest.raises(ConfigError, match=accepted):
         bins([path], tokenizer=Path("digits-canary"))
     with pytest.raises(OptionError, match="belong to 2-D buckets"):

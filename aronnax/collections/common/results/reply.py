@@ -21,7 +21,7 @@ class Reply:
     """
 
     text: str
-    """What is said, special tokens and stop texts left out."""
+    """What is said, special tokens, stop texts and blanks before those left out."""
     tokens: tuple[int, ...] = ()
     """Its token ids."""
     log_probs: tuple[float, ...] = ()
