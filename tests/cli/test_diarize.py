@@ -246,6 +246,7 @@ def test_live_turns_as_json_with_a_preset(piped: Run) -> None:
     turns = [json.loads(line) for line in printed.splitlines()]
     assert turns
     assert min(turn["end"] - turn["start"] for turn in turns) > 0.5
+    assert all(0 < turn["confidence"] <= 1 for turn in turns)
 
 
 def test_a_stream_of_another_rate_is_resampled(piped: Run) -> None:

@@ -20,8 +20,8 @@ def speech(seed: int, frames: int = 600) -> np.ndarray:
     return np.clip(slow + random.normal(0, 0.15, (frames, 2)), 0, 1).astype(np.float32)
 
 
-def times(turns: list[Turn] | tuple[Turn, ...]) -> list[tuple[float, float, str]]:
-    return sorted((turn.start, turn.end, turn.speaker) for turn in turns)
+def told(turns: list[Turn] | tuple[Turn, ...]) -> list[tuple[float, float, str, float | None]]:
+    return sorted((turn.start, turn.end, turn.speaker, turn.confidence) for turn in turns)
 
 
 @pytest.mark.parametrize("preset", [*POSTPROCESSING, "long pads"])
@@ -41,17 +41,24 @@ def test_pushes_of_any_size_give_the_turns_of_the_whole(preset: str, seed: int) 
         first = last
     early = len(found)
     found += live.finish(duration)
-    assert times(found) == times(whole)
+    assert told(found) == told(whole)
     assert early >= len(found) - 4
 
 
 def test_a_turn_is_told_once_its_padding_and_the_shortest_pause_have_passed() -> None:
     live = LiveTurns(("a",), PostProcessing(pad_offset=0.1, min_duration_off=0.3))
     assert live.push(np.array([[1.0]] * 5 + [[0.0]] * 4)) == []
-    assert live.push(np.array([[0.0]])) == [Turn("a", 0.0, 0.5)]
+    assert live.push(np.array([[0.0]])) == [Turn("a", 0.0, 0.5, 0.8333)]
 
 
 def test_speech_to_the_end_is_told_at_the_end_and_ends_there() -> None:
     live = LiveTurns(("a",), PostProcessing())
     assert live.push(np.ones((3, 1))) == []
-    assert live.finish(0.2) == [Turn("a", 0.0, 0.2)]
+    assert live.finish(0.2) == [Turn("a", 0.0, 0.2, 1.0)]
+
+
+def test_frames_of_turns_that_are_over_are_not_kept() -> None:
+    live = LiveTurns(NAMES, PostProcessing(pad_onset=0.3, min_duration_off=0.5))
+    for _ in range(200):
+        live.push(np.array([[1.0, 0.0]] * 5 + [[0.0, 0.0]] * 15))
+    assert len(live._frames) < 50

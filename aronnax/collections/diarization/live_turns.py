@@ -11,17 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from aronnax.collections.common.results.diarization import Turn
-from aronnax.collections.diarization.postprocessing import GRID, PostProcessing, on_grid, speaking
+from aronnax.collections.diarization.postprocessing import (
+    GRID,
+    PostProcessing,
+    confidence,
+    on_grid,
+    speaking,
+)
 
 Span = tuple[np.float32, np.float32]
 
 
 class LiveTurns:
-    """Probabilities in, turns that are over out; memory does not grow.
+    """Probabilities in, turns that are over out; only frames that a turn to come may hold are kept.
 
     >>> live = LiveTurns(("A",), PostProcessing())
     >>> live.push(np.array([[0.9], [0.9], [0.1]]))
-    [Turn(speaker='A', start=0.0, end=0.16, confidence=None)]
+    [Turn(speaker='A', start=0.0, end=0.16, confidence=0.9)]
     >>> live.finish(0.24)
     []
     """
@@ -29,6 +35,8 @@ class LiveTurns:
     def __init__(self, names: tuple[str, ...], options: PostProcessing, frame_seconds: float = 0.08) -> None:
         self.names, self.frame_seconds = names, frame_seconds
         self._speakers = [_Speaker(options) for _ in names]
+        self._frames = np.zeros((0, len(names)), np.float32)
+        self._dropped = 0
 
     def push(self, probabilities: np.ndarray) -> list[Turn]:
         """Probabilities [T, N] of the frames that follow -> the turns that are now sure, sorted by their ends."""
@@ -36,7 +44,12 @@ class LiveTurns:
             speaker.push(on_grid(probabilities[:, column], self.frame_seconds))
             for column, speaker in enumerate(self._speakers)
         ]
-        return self._turns(spans, None)
+        self._frames = np.concatenate([self._frames, np.asarray(probabilities, np.float32)])
+        found = self._turns(spans, None)
+        earliest = int(min(speaker.earliest for speaker in self._speakers) / self.frame_seconds)
+        self._frames = self._frames[max(0, earliest - 1 - self._dropped) :]
+        self._dropped = max(self._dropped, earliest - 1)
+        return found
 
     def finish(self, duration: float) -> list[Turn]:
         """The turns that last to the end of the recording, which is `duration` seconds long, or were unsure."""
@@ -44,12 +57,14 @@ class LiveTurns:
 
     def _turns(self, spans: list[list[Span]], duration: float | None) -> list[Turn]:
         found = []
-        for name, own in zip(self.names, spans):
+        for column, (name, own) in enumerate(zip(self.names, spans)):
             for start, end in own:
                 last = float(end) if duration is None else min(float(end), duration)
-                turn = Turn(name, round(float(start), 3), round(last, 3))
-                if turn.end > turn.start:
-                    found.append(turn)
+                begin, last = round(float(start), 3), round(last, 3)
+                if last > begin:
+                    frames = self._frames[:, column]
+                    sure = confidence(frames, begin, last, self.frame_seconds, before=self._dropped)
+                    found.append(Turn(name, begin, last, sure))
         return sorted(found, key=lambda turn: (turn.end, turn.start, turn.speaker))
 
 
@@ -63,6 +78,12 @@ class _Speaker:
     began: int = 0
     touching: Span | None = None
     pausing: Span | None = None
+
+    @property
+    def earliest(self) -> float:
+        """The second before which no turn that is still to be told begins."""
+        held = [span[0] for span in (self.pausing, self.touching) if span is not None]
+        return float(min([*held, self._start(self.began if self.on else self.steps)]))
 
     def push(self, fine: np.ndarray) -> list[Span]:
         """Probabilities [G] on the grid -> the spans that are now sure."""

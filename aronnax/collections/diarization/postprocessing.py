@@ -111,10 +111,21 @@ def turns(
             start, end = round(start, 3), round(min(end, duration), 3)
             if end <= start:
                 continue
-            first = min(int(start / frame_seconds), len(probabilities) - 1)
-            frames = probabilities[first : max(first + 1, round(end / frame_seconds)), speaker]
-            found.append(Turn(name, start, end, round(float(frames.mean()), 4)))
+            sure = confidence(probabilities[:, speaker], start, end, frame_seconds)
+            found.append(Turn(name, start, end, sure))
     return tuple(sorted(found, key=lambda turn: (turn.start, turn.end, turn.speaker)))
+
+
+def confidence(
+    probabilities: np.ndarray, start: float, end: float, frame_seconds: float, *, before: int = 0
+) -> float:
+    """The mean of a speaker's probabilities over the turn from second `start` to `end`, with four decimals.
+
+    probabilities: [T] of the frames that are still held. before: how many frames came before them.
+    """
+    first = min(int(start / frame_seconds), before + len(probabilities) - 1)
+    last = max(first + 1, round(end / frame_seconds))
+    return round(float(probabilities[first - before : last - before].mean()), 4)
 
 
 def as_options(options: PostProcessing) -> dict[str, float]:
