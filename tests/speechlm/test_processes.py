@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from tests.speechlm.salm.test_salm import ASKED, batch_of
 from tests.speechlm.tiny import salm
 
-output, steps, strategy, devices, log, freeze, rests, killed_at = sys.argv[1:9]
+output, steps, strategy, devices, log, freeze, rests, killed_at, pack = sys.argv[1:10]
 ROWS = [ASKED[i] for i in (0, 1, 2, 3, 1, 3, 0, 2)]
 
 class Batches(LightningDataModule):
@@ -60,7 +60,8 @@ class Witness(SpeechLMTask):
 
 def make(resuming, say):
     model = salm(seed=1)
-    task = Witness(model, config.optim, SpeechLMTaskConfig(freeze=tuple(freeze.split(",")) if freeze else ()))
+    frozen = tuple(freeze.split(",")) if freeze else ()
+    task = Witness(model, config.optim, SpeechLMTaskConfig(freeze=frozen, pack=json.loads(pack)))
     return Prepared(task, Batches(model))
 
 config = RunConfig(
@@ -84,13 +85,14 @@ def train(
     freeze: str = "",
     rests: dict[str, int] | None = None,
     killed_at: int = 0,
+    pack: int | bool = False,
 ) -> list[float]:
     """The loss of each step, over all processes."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     log = tmp_path / f"{name}.loss"
     arguments = [str(tmp_path / (output or name)), str(steps), strategy, str(devices), str(log), freeze]
-    arguments += [json.dumps(rests or {}), str(killed_at)]
+    arguments += [json.dumps(rests or {}), str(killed_at), json.dumps(pack)]
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, str(script), *arguments], env=environment, capture_output=True, timeout=900
@@ -121,6 +123,15 @@ def test_two_processes_learn_as_one(tmp_path: Path, freeze: str) -> None:
         asked = [{"role": "user", "content": ["repeat :", {"type": "audio", "audio": noise(0.5)}]}]
         assert ours.generate(asked).tokens == theirs.generate(asked).tokens  # type: ignore[attr-defined]
     assert RATE == 8000
+
+
+@pytest.mark.slow
+def test_packed_rows_learn_as_rows_of_their_own_in_two_processes(tmp_path: Path) -> None:
+    # Each process puts its two conversations into one row.
+    apart = train(tmp_path, "one", "auto", 1, freeze="perception.encoder")
+    for strategy in ("ddp", "fsdp2"):
+        packed = train(tmp_path, strategy, strategy, 2, freeze="perception.encoder", pack=1000)
+        assert packed == pytest.approx(apart, rel=1e-4)
 
 
 @pytest.mark.slow
