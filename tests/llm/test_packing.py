@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from aronnax.collections.llm.packing import first_fit_decreasing, pack
+from aronnax.collections.llm.packing import first_fit_decreasing, pack, shortest_rows
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,19 @@ def test_every_sequence_has_one_place_and_no_two_rows_would_fit_into_one() -> No
         sums = sorted(sum(lengths[one] for one in row) for row in rows)
         assert sums[-1] <= room
         assert len(sums) == 1 or sums[0] + sums[1] > room
+
+
+def test_rows_are_as_few_and_no_longer_than_needed() -> None:
+    draw = random.Random(0)
+    for _ in range(100):
+        lengths = [draw.randint(1, 40) for _ in range(draw.randint(1, 30))]
+        room = draw.randint(40, 200)
+        rows, first = shortest_rows(lengths, room), first_fit_decreasing(lengths, room)
+        assert sorted(one for row in rows for one in row) == list(range(len(lengths)))
+        longest = max(sum(lengths[one] for one in row) for row in rows)
+        assert len(rows) == len(first)
+        assert longest <= max(sum(lengths[one] for one in row) for row in first)
+    assert sorted(map(len, shortest_rows([45] * 23, 512))) == [7, 8, 8]
 
 
 def test_sequences_keep_their_positions_and_labels() -> None:

@@ -30,10 +30,11 @@ class Packed:
 def pack(embeddings: Tensor, lengths: Tensor, labels: Tensor, room: int) -> Packed:
     """Sequences [B, U, D] of lengths [B], padded on the right, in rows of `room` positions or the longest's length.
 
-    `labels` [B, U] move with their positions: what a position has to say is said in its own sequence alone.
+    They are as few rows as first fit makes of that room, and no wider than these need to be. `labels` [B, U] move with
+    their positions: what a position has to say is said in its own sequence alone.
     """
     sizes: list[int] = lengths.tolist()
-    rows = first_fit_decreasing(sizes, max(room, *sizes))
+    rows = shortest_rows(sizes, max(room, *sizes))
 
     def joined(padded: Tensor, filling: float) -> Tensor:
         parts = [torch.cat([padded[one, : sizes[one]] for one in row]) for row in rows]
@@ -41,6 +42,26 @@ def pack(embeddings: Tensor, lengths: Tensor, labels: Tensor, room: int) -> Pack
 
     numbers = torch.arange(len(sizes), device=labels.device)[:, None].expand_as(labels)
     return Packed(joined(embeddings, 0.0), joined(labels, IGNORED), joined(numbers, -1))
+
+
+def shortest_rows(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Which sequences share a row: as many rows as first fit makes of `room`, of the least room that takes no more.
+
+    >>> shortest_rows([4, 4, 4, 4, 4], room=12)
+    [[0, 1, 2], [3, 4]]
+    >>> shortest_rows([4, 4, 4, 4], room=12)
+    [[0, 1], [2, 3]]
+    """
+    rows = first_fit_decreasing(lengths, room)
+    least = max(*lengths, -(-sum(lengths) // len(rows)))
+    while least < room:
+        middle = (least + room) // 2
+        tried = first_fit_decreasing(lengths, middle)
+        if len(tried) <= len(rows):
+            rows, room = tried, middle
+        else:
+            least = middle + 1
+    return rows
 
 
 def first_fit_decreasing(lengths: Sequence[int], room: int) -> list[list[int]]:
