@@ -238,6 +238,22 @@ def test_what_cannot_be_read_stands_in_its_place(model: SALM, tmp_path: Path) ->
     assert by_index[0].transcript == by_index[2].transcript
 
 
+def test_errors_of_transcribing_name_the_file_and_no_turns(
+    model: SALM, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of("transcribe", tmp_path / "missing.wav", "-m", saved) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path / 'missing.wav'}: ")
+    assert "turn" not in said
+    samples, rate = noise(2.0)
+    soundfile.write(tmp_path / "long.wav", samples, rate)
+    with pytest.raises(OptionError, match=r"long\.wav: with what is asked it takes \d+ tokens") as refused:
+        salm(context=12).transcribe(tmp_path / "long.wav")
+    assert "turn" not in str(refused.value)
+    with pytest.raises(OptionError, match=r"^the recording: with what is asked"):
+        salm(context=12).transcribe(noise(2.0))
+
+
 def status_of(*arguments: object) -> int:
     with pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])

@@ -67,7 +67,7 @@ class Answered:
 
 def answer_each(
     model: ChatModel,
-    conversations: Iterable[Sequence[Message] | AronnaxError],
+    conversations: Iterable[Sequence[Message] | Prompt | AronnaxError],
     options: AnswerOptions,
     *,
     batch_size: int,
@@ -76,13 +76,14 @@ def answer_each(
 ) -> Iterator[Answered]:
     """What becomes of each conversation, as soon as it is known; an error among them is passed on in its place.
 
+    A prompt among them is one that was made before.
     So many batches are made ready at a time as the model reads ahead, and those of alike length answered together.
     """
     numbered = enumerate(conversations)
     while group := list(islice(numbered, model.ahead * batch_size)):
         ready: list[tuple[int, Prompt]] = []
-        for index, messages in group:
-            made = messages if isinstance(messages, AronnaxError) else _prompt(model, messages, sample_rate)
+        for index, given in group:
+            made = _prompt(model, given, sample_rate)
             if isinstance(made, AronnaxError):
                 yield Answered(index, [], made)
             else:
@@ -96,9 +97,13 @@ def answer_each(
                 yield Answered(index, replies, samples=samples, silent=prompt.silent)
 
 
-def _prompt(model: ChatModel, messages: Sequence[Message], sample_rate: int | None) -> Prompt | AronnaxError:
+def _prompt(
+    model: ChatModel, given: Sequence[Message] | Prompt | AronnaxError, sample_rate: int | None
+) -> Prompt | AronnaxError:
+    if isinstance(given, Prompt | AronnaxError):
+        return given
     try:
-        return model.prompt(messages, sample_rate)
+        return model.prompt(given, sample_rate)
     except AronnaxError as error:
         return error
 

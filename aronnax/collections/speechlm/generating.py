@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,18 +20,23 @@ if TYPE_CHECKING:
     from aronnax.collections.speechlm.model import SpeechLM
 
 
-def make_prompt(model: SpeechLM, messages: Sequence[Message], sample_rate: int | None = None) -> Prompt:
+def make_prompt(
+    model: SpeechLM, messages: Sequence[Message], sample_rate: int | None = None, *, alone: bool = False
+) -> Prompt:
     """Words become ids and recordings samples; OptionError or AudioError says which turn was wrong.
 
-    Raises OptionError as well if the conversation leaves no room for an answer.
+    Raises OptionError as well if the conversation leaves no room for an answer. alone: only a recording was given, so
+    that errors speak of that and of no turns.
     """
     rendered = model.text.render(list(messages))
     signals = [
-        open_audio(model, audio, f"turn {turn} ({message.role})", sample_rate)
+        open_audio(model, audio, "" if alone else f"turn {turn} ({message.role}): ", sample_rate)
         for turn, message in enumerate(messages, start=1)
         for audio in message.audios
     ]
     positions = model.positions(rendered.ids, [signal.shape[0] for signal in signals])
+    if positions >= model.context and alone:
+        _overlong(model, messages, positions)
     if positions >= model.context:
         _overflow(model, messages, signals, positions)
     silent = [not speech_regions(signal.numpy(), model.sample_rate) for signal in signals]
@@ -51,28 +57,37 @@ def _notes(model: SpeechLM, signals: Sequence[Tensor], silent: Sequence[bool]) -
 
 
 def open_audio(model: SpeechLM, audio: Audio, where: str, sample_rate: int | None = None) -> Tensor:
-    """The samples [S] of a recording at the model's rate, of all its channels' mean."""
+    """The samples [S] of a recording at the model's rate, of all its channels' mean; `where` begins errors."""
     source = _source(audio, where, sample_rate)
     try:
         with closing(source.open(model.sample_rate)) as stream:
             samples = torch.from_numpy(stream.read(0, stream.samples))
     except AronnaxError as error:
-        raise AudioError(f"{where}: {error}") from None
+        raise AudioError(f"{where}{error}") from None
     if model.perception.frames(samples.shape[0]) < 1:
-        raise AudioError(f"{where}: {source.name or 'the recording'} is shorter than one frame of the model")
+        raise AudioError(f"{where}{source.name or 'the recording'} is shorter than one frame of the model")
     return samples
 
 
 def _source(audio: Audio, where: str, sample_rate: int | None) -> Source:
     given = audio.source
     if not is_single(given):
-        raise OptionError(
-            f"{where}: {audio.name()} is not one recording; give a path, bytes or (array, rate)"
-        )
+        raise OptionError(f"{where}{audio.name()} is not one recording; give a path, bytes or (array, rate)")
     found = next(iter(sources(given, sample_rate)))
     if isinstance(found, AronnaxError):
-        raise AudioError(f"{where}: {found}")
+        raise AudioError(f"{where}{found}")
     return Source(found.name, found.audio, found.sample_rate, audio.offset, audio.duration)
+
+
+def _overlong(model: SpeechLM, messages: Sequence[Message], positions: int) -> None:
+    """OptionError that names the one recording of a conversation that has become too long."""
+    (audio,) = [audio for message in messages for audio in message.audios]
+    name = audio.name() if isinstance(audio.source, str | Path) else "the recording"
+    over = positions - model.context + 1
+    raise OptionError(
+        f"{name}: with what is asked it takes {positions} tokens (frames counted), {over} more than the language"
+        f" model's context of {model.context} with room for an answer: cut it into shorter recordings"
+    )
 
 
 def _overflow(

@@ -11,8 +11,9 @@ from aronnax.collections.asr.transcribing import Result
 from aronnax.collections.common.results import Transcript
 from aronnax.collections.llm.answering import AnswerOptions
 from aronnax.collections.llm.chat.messages import Audio, Message
-from aronnax.collections.llm.replying import Adapter, answer_each
+from aronnax.collections.llm.replying import Adapter, Prompt, answer_each
 from aronnax.collections.speechlm.conversation.keyword_prompt import KeywordPrompt
+from aronnax.collections.speechlm.generating import make_prompt
 from aronnax.core.errors import AronnaxError, OptionError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def transcribe_each(
     """A result for every recording of an input; `index` counts recordings in input order."""
     opened: dict[int, Source] = {}
 
-    def conversations() -> Iterator[list[Message] | AronnaxError]:
+    def prompts() -> Iterator[Prompt | AronnaxError]:
         for index, source in enumerate(sources(x, sample_rate)):
             if isinstance(source, AronnaxError):
                 yield source
@@ -68,10 +69,13 @@ def transcribe_each(
             opened[index] = source
             audio = source.audio if source.sample_rate is None else (source.audio, source.sample_rate)
             part = Audio(audio, source.offset, source.duration)
-            yield asked.messages(part, model.config.keyword_prompt)
+            try:
+                yield make_prompt(model, asked.messages(part, model.config.keyword_prompt), alone=True)
+            except AronnaxError as error:
+                yield error
 
     options = {"batch_size": asked.batch_size, "adapter": asked.adapter}
-    for found in answer_each(model, conversations(), asked.options, **options):  # type: ignore[arg-type]
+    for found in answer_each(model, prompts(), asked.options, **options):  # type: ignore[arg-type]
         source = opened.pop(found.index, None)
         if found.error is not None or source is None:
             yield Result(found.index, None if source is None else source.name, error=found.error)

@@ -97,7 +97,7 @@ def open_stream(
     block = policy.stride * model.samples_per_frame / model.sample_rate
     left = None if history is None else -int(-history // block) * policy.stride
     with torch.inference_mode():
-        opened = [open_audio(model, audio, "the conversation") for audio in audios[:-1]]
+        opened = [open_audio(model, audio, "the conversation: ") for audio in audios[:-1]]
         earlier = tuple(model.hear_all(opened))
     return Stream(model, Question(policy, tuple(ids), earlier, left, room, adapter), state)
 
