@@ -12,6 +12,8 @@ from aronnax.cli.live_words import LiveWords, hear_live
 from aronnax.core.errors import OptionError
 
 DEFAULT_MODEL = "nvidia/parakeet-tdt-0.6b-v3"
+_LIVE = {"batch_size": 8, "chunk": "auto", "confidence": "auto", "channels": "mix"}
+"""The defaults, other than None, of options that `--live` does not take."""
 
 
 def transcribe(
@@ -122,19 +124,6 @@ def transcribe(
         "prompt": prompt,
         "keywords": keywords,
     }
-    if live:
-        if out is not None or diarize is not None:
-            raise OptionError("--live prints words as they are written: --out and --diarize need recordings")
-        strange = [name for name, value in asked.items() if value is not None and name != "prompt"]
-        if strange:
-            raise OptionError(
-                f"--live asks in words, with --prompt: it takes no --{strange[0].replace('_', '-')}"
-            )
-        raise SystemExit(hear_live(inputs, loading, formats, replace(listening, prompt=prompt), verbose))
-    if listening != LiveWords(None, None, None):
-        raise OptionError("--wait, --stride and --rate are for --live")
-    if not inputs:
-        raise OptionError("nothing to transcribe: name recordings, or - for stdin")
     options = {
         "batch_size": batch_size,
         "head": head,
@@ -143,5 +132,25 @@ def transcribe(
         "confidence": confidence,
         "language": language,
     }
+    if live:
+        if out is not None or diarize is not None:
+            raise OptionError("--live prints words as they are written: --out and --diarize need recordings")
+        given = options | {"channels": channels} | asked
+        _refuse_live([name for name, value in given.items() if value != _LIVE.get(name)])
+        raise SystemExit(hear_live(inputs, loading, formats, replace(listening, prompt=prompt), verbose))
+    if listening != LiveWords(None, None, None):
+        raise OptionError("--wait, --stride and --rate are for --live")
+    if not inputs:
+        raise OptionError("nothing to transcribe: name recordings, or - for stdin")
     speakers = None if diarize is None else Speakers(diarize, {"channels": channels})
     raise SystemExit(hear(inputs, loading, formats, out, options, asked, verbose, speakers))
+
+
+def _refuse_live(given: list[str]) -> None:
+    """OptionError for options that a model which writes while it listens does not have."""
+    strange = [f"--{name.replace('_', '-')}" for name in given if name != "prompt"]
+    if strange:
+        raise OptionError(
+            f"--live has a BESTOW model write while it listens, and asks in words, with --prompt: it takes no "
+            f"{', '.join(strange)}"
+        )

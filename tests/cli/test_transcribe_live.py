@@ -102,6 +102,13 @@ def test_ctrl_c_writes_the_rest(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         (["--live", "-", "--wait", 0], "wait-k: k is 0"),
         (["--live", "-", "--format", "srt"], "use txt, json"),
         (["--live", "-", "--out", "x"], "need recordings"),
+        (["--live", "-", "--head", "ctc", "--vad", "energy"], "it takes no --head, --vad"),
+        (["--live", "-", "--chunk", "20"], "it takes no --chunk"),
+        (["--live", "-", "--language", "en", "--no-pnc"], "it takes no --language, --pnc"),
+        (
+            ["--live", "-", "--batch-size", 2, "--confidence", "none"],
+            "it takes no --batch-size, --confidence",
+        ),
         (["a.wav", "--wait", 2], "are for --live"),
         ([], "nothing to transcribe"),
     ],
