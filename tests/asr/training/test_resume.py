@@ -100,7 +100,12 @@ def written_config(tiny_section, tone_manifest, tone_texts, tmp_path):
     return write
 
 
-def test_a_terminated_run_says_where_it_goes_on_and_does(written_config, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("asked", "cause", "status"), [(signal.SIGTERM, "SIGTERM", "143"), (signal.SIGINT, "Ctrl-C", "130")]
+)
+def test_a_run_asked_to_end_says_where_it_goes_on_and_does(
+    written_config, tmp_path, monkeypatch, asked, cause, status
+) -> None:
     seen: list[tuple[object, float]] = []
     step, stop = RecognitionTask.training_step, 0
 
@@ -108,7 +113,7 @@ def test_a_terminated_run_says_where_it_goes_on_and_does(written_config, tmp_pat
         loss = step(self, batch, batch_idx)
         seen.append((tuple(batch.ids), float(loss)))
         if len(seen) == stop:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), asked)
         return loss
 
     monkeypatch.setattr(RecognitionTask, "training_step", noted)
@@ -118,7 +123,7 @@ def test_a_terminated_run_says_where_it_goes_on_and_does(written_config, tmp_pat
     def run(output: str) -> list[str]:
         said: list[str] = []
         overrides = [*trainer, "data.num_workers=0", "data.validation=[]", f"output={tmp_path / output}"]
-        with pytest.raises(SystemExit, match="143") if stop else nullcontext():
+        with pytest.raises(SystemExit, match=status) if stop else nullcontext():
             train(load_config(path, overrides), said.append)
         return said
 
@@ -130,11 +135,28 @@ def test_a_terminated_run_says_where_it_goes_on_and_does(written_config, tmp_pat
     seen.clear()
     stop = 2
     said = run("terminated")
-    assert said[-1] == "stopped by SIGTERM after step 2: the same command goes on at the next batch"
+    saved = f"saved in {tmp_path / 'terminated' / 'last.ckpt'}"
+    assert said[-1] == f"stopped by {cause} after step 2, {saved}: the same command goes on at the next batch"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert len(seen) == 2
     stop = 0
     assert any(line.startswith("going on from") for line in run("terminated"))
     assert seen == straight
+
+
+def test_a_second_ctrl_c_ends_at_once(written_config, tmp_path, monkeypatch) -> None:
+    def impatient(self, batch, batch_idx):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the step went on")
+
+    monkeypatch.setattr(RecognitionTask, "training_step", impatient)
+    said: list[str] = []
+    overrides = ["data.num_workers=0", "data.validation=[]", f"output={tmp_path / 'run'}"]
+    with pytest.raises(SystemExit, match="130"):
+        train(load_config(written_config(), overrides), said.append)
+    assert said[-1] == "stopped by Ctrl-C before anything was saved: the same command begins anew"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -280,6 +281,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
             collate_fn=keep,
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=self.config.prefetch if workers else None,
+            worker_init_fn=_leave_ctrl_c,
         )
         try:
             yield from loader
@@ -293,6 +295,11 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
+
+
+def _leave_ctrl_c(worker: int) -> None:
+    """The terminal tells every process of Ctrl-C; the main one alone decides when to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _by_name(

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class Last(Callback):
     """Saves the whole training state every so many steps and after the last one, always into the same file.
 
-    One process that is asked to end (SIGTERM) saves once more; several would have to agree on it.
+    One process that is asked to end (SIGTERM, Ctrl-C) saves once more; several would have to agree on it.
     The file is written beside its place and renamed, so a kill at any moment leaves a whole checkpoint.
     """
 

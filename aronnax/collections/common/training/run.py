@@ -35,9 +35,6 @@ SCORES = "scores.json"
 # Below so many parameters, threads cost more than they give.
 _TINY = 5_000_000
 
-TERMINATED = 143
-"""Exit status of a run that SIGTERM ended."""
-
 Say = Callable[[str], None]
 
 
@@ -84,12 +81,13 @@ def run(config: RunConfig, prepare: Callable[[bool, Say], Prepared], say: Say = 
     """Trains, or goes on with, the run the configuration describes; `say` gets a few lines for the user.
 
     `prepare` is told whether an earlier run is resumed, whose weights will replace the model's. Raises ConfigError
-    when the output folder holds the run of another model, and SystemExit with 143 when the process is asked to end.
+    when the output folder holds the run of another model, and SystemExit with 143 or 130 when the process is asked to
+    end by SIGTERM or Ctrl-C.
     """
     from lightning.pytorch import seed_everything
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+    from aronnax.collections.common.training.stopping import stoppable
     from aronnax.collections.common.training.trainer import build_trainer, checkpoint_to_resume
 
     say = rank_zero_only(say)
@@ -108,23 +106,8 @@ def run(config: RunConfig, prepare: Callable[[bool, Say], Prepared], say: Say = 
     _spare_threads(prepared.task.model, trainer, say)
     if trainer.is_global_zero:
         (output / RECORD).write_text(to_yaml(config), encoding="utf-8")
-    try:
+    with stoppable(trainer, say):
         return _fit(config, prepared, trainer, resume, say)
-    except SIGTERMException:
-        say(_terminated(trainer))
-        raise SystemExit(TERMINATED) from None
-
-
-def _terminated(trainer: Trainer) -> str:
-    """What a run that was asked to end has saved."""
-    from aronnax.collections.common.training.checkpoints import Last
-
-    saved = next(callback.saved for callback in trainer.callbacks if isinstance(callback, Last))  # type: ignore[attr-defined]
-    if saved is None:
-        return "stopped by SIGTERM before anything was saved: the same command begins anew"
-    if saved == trainer.global_step:
-        return f"stopped by SIGTERM after step {saved}: the same command goes on at the next batch"
-    return f"stopped by SIGTERM: the same command goes on after step {saved}, the last that was saved"
 
 
 def _spare_threads(model: Model, trainer: Trainer, say: Say) -> None:
