@@ -161,6 +161,9 @@ def test_a_missing_file_and_one_of_too_long_conversations_are_told(tmp_path: Pat
     model = language_model()
     with pytest.raises(ManifestError, match="cannot be opened"):
         list(read_rows(str(tmp_path / "gone.jsonl"), model.text))
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(ManifestError, match=r"empty\.jsonl: the file is empty"):
+        list(read_rows(str(tmp_path / "empty.jsonl"), model.text))
     with pytest.raises(ManifestError, match="no conversation has at most 3 tokens"):
         data(file, model, longest=3).batches(0)
 

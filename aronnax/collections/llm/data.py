@@ -10,13 +10,13 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from aronnax.collections.llm.chat.lines import numbered_lines
 from aronnax.collections.llm.chat.messages import Message, messages_from
 from aronnax.collections.llm.chat.tokenizer import ChatTokenizer
 from aronnax.collections.llm.loss import IGNORED
@@ -245,7 +245,7 @@ def check_first_lines(config: TextDataConfig) -> None:
 def read_rows(path: str, tokenizer: ChatTokenizer) -> Iterator[TextRow]:
     """The conversations of a file, one a line, whose last message is the answer that is learned.
 
-    Raises ManifestError, with file and line, for a file that is missing and a line that is broken.
+    Raises ManifestError, with file and line, for a file that is missing or empty and a line that is broken.
     """
     for number, messages in _read_messages(path):
         try:
@@ -258,28 +258,16 @@ def read_rows(path: str, tokenizer: ChatTokenizer) -> Iterator[TextRow]:
 
 def _read_messages(path: str) -> Iterator[tuple[int, list[Message]]]:
     """The number and the messages of each line."""
-    place = Path(path)
-    try:
-        file = place.open("rb")
-    except OSError as error:
-        raise ManifestError(f"{path}: the conversations cannot be opened: {error.strerror}") from None
-    with file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                messages = messages_from(_messages(json.loads(line)))
-                if any(message.audios for message in messages):
-                    raise OptionError(
-                        "it holds a recording; train a speech language model on such conversations"
-                    )
-                if messages[-1].role != "assistant":
-                    raise OptionError(
-                        "the last message must be the assistant's: it is the answer to be learned"
-                    )
-            except (ValueError, OptionError) as error:
-                raise ManifestError(f"{path}, line {number}: {error}") from None
-            yield number, messages
+    for number, line in numbered_lines(path):
+        try:
+            messages = messages_from(_messages(json.loads(line)))
+            if any(message.audios for message in messages):
+                raise OptionError("it holds a recording; train a speech language model on such conversations")
+            if messages[-1].role != "assistant":
+                raise OptionError("the last message must be the assistant's: it is the answer to be learned")
+        except (ValueError, OptionError) as error:
+            raise ManifestError(f"{path}, line {number}: {error}") from None
+        yield number, messages
 
 
 def _messages(plain: Any) -> Any:

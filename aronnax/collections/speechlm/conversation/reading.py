@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from aronnax.collections.common.data.manifest import resolve_audio, write_manifest
+from aronnax.collections.llm.chat.lines import numbered_lines
 from aronnax.collections.llm.chat.messages import Audio, Message
 from aronnax.core.errors import ManifestError
 
@@ -68,21 +69,11 @@ def read_conversations(
     Raises:
         ManifestError: the file is missing or empty, or a line is broken; names file, line, turn and field.
     """
-    path, found = Path(path), False
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise ManifestError(f"{path}: the conversations cannot be opened: {error.strerror}") from None
-    with file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            found = True
-            conversation = parse_conversation(line, path, number, answered=answered, check_audio=check_audio)
-            if conversation is not None:
-                yield conversation
-    if not found:
-        raise ManifestError(f"{path}: the file is empty; each line holds one conversation")
+    path = Path(path)
+    for number, line in numbered_lines(path):
+        conversation = parse_conversation(line, path, number, answered=answered, check_audio=check_audio)
+        if conversation is not None:
+            yield conversation
 
 
 def parse_conversation(
