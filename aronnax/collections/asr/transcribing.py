@@ -27,6 +27,7 @@ from aronnax.collections.asr.long_form.piecewise import hear_pieces
 from aronnax.collections.asr.long_form.plan import Plan
 from aronnax.collections.asr.reading_ahead import Failed, Group, Opened, batches, groups, in_thread, opened
 from aronnax.collections.asr.words import segments_of
+from aronnax.collections.common.calls import at_least_one, check_mode
 from aronnax.collections.common.free_memory import free_bytes
 from aronnax.collections.common.results import Transcript, Word
 from aronnax.core.errors import AronnaxError, OptionError
@@ -62,16 +63,11 @@ class Options:
     @classmethod
     def checked(cls, model: SpeechRecognizer, *, head: str | None, **given: Any) -> Options:
         """The options of a call; OptionError names the one the model cannot honour."""
-        if model.training:
-            raise OptionError(
-                "the model is in training mode, where dropout is active: call model.eval() first"
-            )
+        check_mode(model)
         if model.tokenizer is None:
             raise OptionError("the model has no tokenizer, so its tokens cannot be turned into text")
         options = cls(head=model.choose_head(head), **given)
-        size = options.batch_size
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise OptionError(f"batch_size={size!r} must be a whole number of at least 1")
+        at_least_one("batch_size", options.batch_size)
         _check_known("confidence", options.confidence, CONFIDENCES)
         if options.confidence == "auto":
             options = replace(options, confidence=model.own_confidence)

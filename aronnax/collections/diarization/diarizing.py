@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from aronnax.collections.asr.inputs import Excerpt, Source, Stream, is_single, sources
+from aronnax.collections.common.calls import at_least_one, check_mode
 from aronnax.collections.common.results.diarization import Diarization, Turn
 from aronnax.collections.diarization import postprocessing
 from aronnax.collections.diarization.postprocessing import PostProcessing
@@ -57,12 +58,8 @@ class Options:
         progress: Callable[[float], None] | None = None,
     ) -> Options:
         """The options of a call; OptionError names the one the model cannot honour."""
-        if model.training:
-            raise OptionError(
-                "the model is in training mode, where dropout is active: call model.eval() first"
-            )
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise OptionError(f"batch_size={batch_size!r} must be a whole number of at least 1")
+        check_mode(model)
+        at_least_one("batch_size", batch_size)
         if channels not in ("mix", "apart"):
             raise OptionError(f"channels={channels!r} is not known: use 'mix' or 'apart'")
         if num_speakers is not None and not 1 <= num_speakers <= model.max_speakers:

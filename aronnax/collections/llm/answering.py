@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypedDict
 import torch
 from torch import Tensor
 
+from aronnax.collections.common.calls import at_least_one
 from aronnax.collections.common.nn.generation import (
     Decoder,
     Generated,
@@ -40,7 +41,7 @@ class Text(Protocol):
 
 
 class AnswerSettings(TypedDict, total=False):
-    """The options of `generate` that `AnswerOptions.checked` takes."""
+    """The options of `generate` that `AnswerOptions.checked` takes and gives defaults."""
 
     max_new_tokens: int
     temperature: float
@@ -77,10 +78,8 @@ class AnswerOptions:
         texts = (stop,) if isinstance(stop, str) else tuple(stop)
         if not all(isinstance(text, str) and text for text in texts):
             raise OptionError(f"stop={stop!r} must be texts of one character or more")
-        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-            raise OptionError(f"max_new_tokens={max_new_tokens!r} must be a whole number of at least 1")
         generation = GenerationOptions(
-            max_new_tokens,
+            at_least_one("max_new_tokens", max_new_tokens),
             beam,
             n_best,
             temperature=temperature,

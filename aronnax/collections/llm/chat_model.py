@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from aronnax.collections.common.calls import at_least_one, check_mode
 from aronnax.collections.llm.backbone import Backbone
 from aronnax.collections.llm.backbone.loading import check_vocabulary
 from aronnax.collections.llm.chat.tokenizer import ChatTokenizer
@@ -113,26 +114,21 @@ class ChatModel(Model):
         self,
         conversations: Any,
         *,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        stop: str | Sequence[str] = (),
-        beam: int = 1,
-        n_best: int = 1,
         batch_size: int = 8,
         adapter: Adapter = None,
         sample_rate: int | None = None,
+        **options: Unpack[AnswerSettings],
     ) -> Reply | list[Reply] | list[list[Reply]]:
         """The `Reply` to one conversation, or a list of them; with `n_best` above 1 a list for each conversation.
 
         conversations: a text, a list of messages such as `{"role": "user", "content": ["Transcribe:",
             Audio("a.wav")]}`, or a list of conversations. Recordings of any rate and number of channels are resampled
             and mixed; `sample_rate` is the rate of bare arrays.
-        temperature: 0 takes the best token; above 0 tokens are drawn, from the `top_k` best or the `top_p` likeliest,
-            the same ones for the same `seed`, whatever the batch.
+        max_new_tokens: 128 by default.
+        temperature: 0, the default, takes the best token; above 0 tokens are drawn, from the `top_k` best or the
+            `top_p` likeliest, the same ones for the same `seed`, whatever the batch.
         stop: texts that end an answer and are left out of it, with the blanks before them.
+        beam: hypotheses kept; 1, the default, is greedy. n_best: answers to each conversation.
         adapter: False answers with the language model as it was before adapters, for this call; a name takes one.
 
         A reply's `times` are seconds since its batch was begun, reading not counted: when each token was there.
@@ -145,25 +141,14 @@ class ChatModel(Model):
 
         found, single = conversations_from(conversations)
         answered = self.generate_iter(
-            found,
-            batch_size=batch_size,
-            adapter=adapter,
-            sample_rate=sample_rate,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            stop=stop,
-            beam=beam,
-            n_best=n_best,
+            found, batch_size=batch_size, adapter=adapter, sample_rate=sample_rate, **options
         )
         replies: list[list[Reply]] = [[] for _ in found]
         for one in answered:
             if one.error is not None:
                 raise one.error if len(found) == 1 else placed(one.error, one.index)
             replies[one.index] = one.replies
-        chosen = replies if n_best > 1 else [row[0] for row in replies]
+        chosen = replies if options.get("n_best", 1) > 1 else [row[0] for row in replies]
         return chosen[0] if single else chosen
 
     def generate_iter(
@@ -181,11 +166,11 @@ class ChatModel(Model):
         broken message or recording is its own conversation's error alone. Options as in `generate`, checked at once.
         """
         from aronnax.collections.llm.answering import AnswerOptions
-        from aronnax.collections.llm.replying import answer_each, checked_batch_size
+        from aronnax.collections.llm.replying import answer_each
 
         checked = AnswerOptions.checked(**options)
-        size = checked_batch_size(batch_size)
-        self._check_mode()
+        size = at_least_one("batch_size", batch_size)
+        check_mode(self)
         return answer_each(
             self, _read(conversations), checked, batch_size=size, adapter=adapter, sample_rate=sample_rate
         )
@@ -207,14 +192,8 @@ class ChatModel(Model):
         from aronnax.collections.llm.replying import stream_reply
 
         checked = AnswerOptions.checked(**options)
-        self._check_mode()
+        check_mode(self)
         return stream_reply(self, self.prompt(messages_from(messages), sample_rate), checked, adapter)
-
-    def _check_mode(self) -> None:
-        if self.training:
-            raise OptionError(
-                "the model is in training mode, where dropout is active: call model.eval() first"
-            )
 
 
 def _read(conversations: Iterable[Any]) -> Iterator[Sequence[Message] | AronnaxError]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -151,10 +151,3 @@ def placed(error: AronnaxError, index: int) -> AronnaxError:
     if isinstance(error, AudioError | OptionError):
         return type(error)(f"conversation {index + 1}: {error}")
     return error
-
-
-def checked_batch_size(size: Any) -> int:
-    """The batch size; OptionError unless it is a whole number of at least 1."""
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise OptionError(f"batch_size={size!r} must be a whole number of at least 1")
-    return size

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from aronnax.collections.common.calls import at_least_one, check_mode
 from aronnax.collections.llm.backbone import Backbone, BackboneConfig
 from aronnax.collections.llm.chat.tokenizer import AUDIO, AUDIO_TOKEN, ChatTokenizer
 from aronnax.collections.llm.chat_model import Adapter, ChatModel
@@ -258,15 +259,14 @@ class SpeechLM(ChatModel):
     ) -> Generator[Result, None, None]:
         """Results as they finish, each with the index and name of its recording; options as in `transcribe`."""
         from aronnax.collections.llm.answering import AnswerOptions
-        from aronnax.collections.llm.replying import checked_batch_size
         from aronnax.collections.speechlm.transcribing import Asked, transcribe_each
 
-        self._check_mode()
+        check_mode(self)
         asked = Asked(
             prompt or self.config.transcribe_prompt,
             keywords,
             AnswerOptions.checked(max_new_tokens=max_new_tokens),
-            checked_batch_size(batch_size),
+            at_least_one("batch_size", batch_size),
             adapter,
             language,
             progress,

@@ -21,6 +21,7 @@ from aronnax.collections.asr.long_form.engine import SHORTEST_SECONDS, Request
 from aronnax.collections.asr.long_form.joining import Part, joined
 from aronnax.collections.asr.transcribing import CONFIDENCES, Result
 from aronnax.collections.asr.words import Clock, segments_of
+from aronnax.collections.common.calls import at_least_one, check_mode
 from aronnax.collections.common.results import Diarization, Segment, Transcript, Word
 from aronnax.collections.diarization.diarizing import Options as DiarizingOptions
 from aronnax.collections.diarization.diarizing import diarize_iter
@@ -70,14 +71,10 @@ class Options:
         **given: Any,
     ) -> Options:
         """The options of a call; OptionError names the one the model cannot honour."""
-        if model.training:
-            raise OptionError(
-                "the model is in training mode, where dropout is active: call model.eval() first"
-            )
+        check_mode(model)
         if model.tokenizer is None:
             raise OptionError("the model has no tokenizer, so its tokens cannot be turned into text")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise OptionError(f"batch_size={batch_size!r} must be a whole number of at least 1")
+        at_least_one("batch_size", batch_size)
         if confidence not in CONFIDENCES:
             raise OptionError(
                 f"confidence={confidence!r} is not known: use one of {', '.join(map(repr, CONFIDENCES))}"

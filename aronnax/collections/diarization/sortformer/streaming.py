@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aronnax.collections.common.calls import check_mode
 from aronnax.collections.diarization.sortformer.config import Profile
 from aronnax.collections.diarization.sortformer.speaker_cache import SpeakerMemory, packed, remember
 from aronnax.core.errors import AudioError, CheckpointError, OptionError
@@ -168,10 +169,7 @@ class Stream:
     """
 
     def __init__(self, model: SortformerModel, profile: Profile, state: StreamState | None = None) -> None:
-        if model.training:
-            raise OptionError(
-                "the model is in training mode, where dropout is active: call model.eval() first"
-            )
+        check_mode(model)
         self.model, self.profile = model, profile
         self._pieces: list[Tensor] = []
         self._waiting = 0

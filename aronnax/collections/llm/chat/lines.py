@@ -13,8 +13,9 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
 
     Raises ManifestError as well for a file that cannot be opened.
     """
+    path = Path(path)
     try:
-        file = Path(path).open("rb")
+        file = path.open("rb")
     except OSError as error:
         raise ManifestError(f"{path}: the conversations cannot be opened: {error.strerror}") from None
     found = False

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from aronnax.collections.common.calls import check_mode
 from aronnax.collections.llm.backbone import Backbone
 from aronnax.collections.llm.chat.messages import Message
 from aronnax.collections.llm.chat.tokenizer import AUDIO, ChatTokenizer
@@ -179,7 +180,7 @@ class BESTOW(SpeechLM):
         """
         from aronnax.collections.speechlm.bestow.streaming import open_stream
 
-        self._check_mode()
+        check_mode(self)
         return open_stream(
             self,
             policy or WaitK(None, self.config.stride),
