@@ -65,7 +65,7 @@ def check_inputs(inputs: list[str] | None) -> None:
 
 
 def heard(inputs: list[str] | None, asked: int | None, rate: int) -> Iterator[np.ndarray]:
-    """Samples at `rate` of the microphone, or of standard input, whose raw samples come at `asked`."""
+    """Samples [S] at `rate` of the microphone, or of standard input, whose raw samples come at `asked`."""
     if inputs is None:
         return _microphone(rate, asked)
     return resampled(samples_of(sys.stdin.buffer, asked or rate), rate)
@@ -85,7 +85,7 @@ def samples_of(file: BinaryIO, rate: int) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def resampled(pieces: Iterator[tuple[np.ndarray, int]], rate: int) -> Iterator[np.ndarray]:
-    """Pieces that follow each other, at `rate`."""
+    """Pieces [S] that follow each other, at `rate`."""
     import soxr
 
     stream = None

@@ -130,7 +130,7 @@ class SpeechTask(Task):
 
     @abstractmethod
     def losses_of(self, output: EncoderOutput, batch: Any) -> dict[str, Tensor]:
-        """The losses of a batch from its encoder states, which another system may have changed."""
+        """The losses of a batch from its encoder states [B, T, D], which another system may have changed."""
 
     def batch_size(self, batch: SpeechBatch) -> int:
         """The number of utterances."""
@@ -157,7 +157,7 @@ class RecognitionTask(SpeechTask):
 
     @abstractmethod
     def head_losses(self, output: EncoderOutput, batch: SpeechBatch) -> dict[str, Tensor]:
-        """Mean loss of the batch for each head, by the head's name."""
+        """Mean loss of the batch for each head, by the head's name, from encoder states [B, T, D]."""
 
     def weights(self) -> Mapping[str, float]:
         """What each head's loss counts for in the trained one."""

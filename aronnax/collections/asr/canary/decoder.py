@@ -204,7 +204,7 @@ class DecoderLayer(nn.Module):
         return self.run(x, lambda normed: self.first_sub_layer(normed, normed, None, causal=True), across)
 
     def run(self, x: Tensor, back: Attend, across: Attend) -> Tensor:
-        """The layer with given ways to look back at tokens and across at encoder states."""
+        """x [B, U, D] -> [B, U, D], with given ways to look back at tokens and across at encoder states."""
         if self.pre_ln:
             x = x + back(self.layer_norm_1(x))
             x = x + across(self.layer_norm_2(x))

@@ -110,7 +110,7 @@ class CanaryRequest:
         encoded: EncoderOutput,
         signals: Sequence[np.ndarray],
     ) -> list[Hypothesis]:
-        """The hypotheses without what nobody said, every token with its time."""
+        """The hypotheses without what nobody said in the signals [S], every token with its time."""
         if self.guard:
             hypotheses = without_made_up(self.model, hypotheses, signals)
         alignable = [self.aligned and not one.translated for one in asked]

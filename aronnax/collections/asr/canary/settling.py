@@ -56,7 +56,7 @@ def with_times(
     signals: Sequence[np.ndarray],
     alignable: Sequence[bool],
 ) -> list[Hypothesis]:
-    """The hypotheses with a frame and a duration for every token.
+    """The hypotheses with a frame and a duration for every token; signals are each row's samples [S].
 
     Times that the model wrote come first; then those of the aligner, where the checkpoint has one and the row is
     `alignable`; then those of cross-attention.

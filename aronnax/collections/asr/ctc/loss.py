@@ -49,7 +49,7 @@ def ctc_loss(
 def head_loss(
     head: CTCHead, output: EncoderOutput, batch: SpeechBatch, reduction: str = "mean_batch"
 ) -> Tensor:
-    """Loss of one CTC head on encoder states."""
+    """Loss of one CTC head on encoder states [B, T, D]: a scalar, or [B] with the reduction "none"."""
     return ctc_loss(
         head(output.states), output.lengths, batch.tokens, batch.token_lengths, reduction=reduction
     )
@@ -58,5 +58,5 @@ def head_loss(
 def losses(
     model: CTCModel, output: EncoderOutput, batch: SpeechBatch, *, reduction: str = "mean_batch"
 ) -> dict[str, Tensor]:
-    """The loss of each head by its name."""
+    """The loss of each head by its name, on encoder states [B, T, D]."""
     return {"ctc": head_loss(model.decoder, output, batch, reduction)}

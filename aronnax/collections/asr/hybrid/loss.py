@@ -26,7 +26,10 @@ def losses(
     fastemit: float = 0.0,
     reduction: Reduction = "mean_batch",
 ) -> dict[str, Tensor]:
-    """The loss of each head by its name, unweighted; `ctc_weight` of the configuration says how to mix them."""
+    """The loss of each head by its name on encoder states [B, T, D], unweighted.
+
+    `ctc_weight` of the configuration says how to mix them.
+    """
     transducer = transducer_losses(
         model, output, batch, sigma=sigma, omega=omega, fastemit=fastemit, reduction=reduction
     )

@@ -44,7 +44,7 @@ class Request(Protocol):
         encoded: EncoderOutput,
         signals: Sequence[np.ndarray],
     ) -> list[Hypothesis]:
-        """The hypotheses of a batch as the caller wants them: checked, and timed."""
+        """The hypotheses of a batch as the caller wants them, checked, and timed; signals are its samples [S]."""
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ class GreedyState:
     """Tokens said at that frame [B]."""
 
     def rows(self, keep: Tensor) -> GreedyState:
-        """The state of some of the rows."""
+        """The state of some of the rows, whose indices are in `keep` [B']."""
         return replace(
             self,
             offset=self.offset[keep],

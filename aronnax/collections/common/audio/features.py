@@ -116,7 +116,7 @@ class LogMel(nn.Module):
         return functional.pad(features, (0, 0, 0, extra)), frames
 
     def output_length(self, samples: Tensor) -> Tensor:
-        """Return how many frames so many samples give."""
+        """Return how many frames [B] so many samples [B] give."""
         return torch.div(samples, self.config.hop, rounding_mode="floor")
 
 

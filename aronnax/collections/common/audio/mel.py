@@ -38,14 +38,14 @@ def hz_to_mel(hz: float) -> float:
 
 
 def mel_to_hz(mel: np.ndarray) -> np.ndarray:
-    """Return the frequencies in Hz of an array of places on Slaney's mel scale."""
+    """Return the frequencies in Hz [F] of places [F] on Slaney's mel scale."""
     linear = mel * _HZ_PER_LINEAR_MEL
     logarithmic = _BREAK_HZ * np.exp(_LOG_STEP * (np.maximum(mel, _BREAK_MEL) - _BREAK_MEL))
     return np.where(mel < _BREAK_MEL, linear, logarithmic)
 
 
 def mel_centres(n_mels: int, low_freq: float, high_freq: float) -> np.ndarray:
-    """Return the F + 2 corner frequencies in Hz of F triangles: band i starts at i and peaks at i + 1."""
+    """Return the corner frequencies in Hz [F + 2] of F triangles: band i starts at i and peaks at i + 1."""
     return mel_to_hz(np.linspace(hz_to_mel(low_freq), hz_to_mel(high_freq), n_mels + 2))
 
 

@@ -207,7 +207,7 @@ def mix(block: np.ndarray, channel: Channel) -> np.ndarray:
 
 
 def checked(name: str, samples: np.ndarray, start: int, sample_rate: int) -> np.ndarray:
-    """Return `samples`, or raise an AudioError that says where the first NaN or infinite one is."""
+    """Return `samples` [S], or raise an AudioError that says where the first NaN or infinite one is."""
     if not np.isfinite(samples.sum(dtype=np.float64)):
         where = start + int(np.flatnonzero(~np.isfinite(samples))[0])
         raise AudioError(

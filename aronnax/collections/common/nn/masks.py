@@ -12,7 +12,7 @@ def valid_frames(lengths: Tensor, frames: int) -> Tensor:
 
 
 def any_padding(lengths: Tensor, frames: int) -> bool:
-    """Whether some row is shorter than `frames`.
+    """Whether some row of lengths [B] is shorter than `frames`.
 
     Answers "yes" on an accelerator without looking, because looking would make the host wait for the device.
     """

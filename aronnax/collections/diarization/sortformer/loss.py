@@ -69,7 +69,10 @@ def matched_targets(
 
 
 def activity_loss(probabilities: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
-    """Binary cross-entropy, the mean over the speakers and the valid frames of all rows together."""
+    """Binary cross-entropy of probabilities and targets [B, T, N] with lengths [B] in frames.
+
+    It is the mean over the speakers and the valid frames of all rows together.
+    """
     valid = valid_frames(lengths, probabilities.shape[1])[:, :, None]
     kept = probabilities.masked_fill(~valid, 0.5)
     entropy = F.binary_cross_entropy(kept, targets.to(probabilities.dtype), reduction="none") * valid

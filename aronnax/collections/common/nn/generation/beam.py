@@ -71,7 +71,7 @@ def beam_search(
     stopping: Stopping,
     compact: bool,
 ) -> list[list[Generated]]:
-    """The `n_best` answers of each row, best first; `room` are each row's most new tokens."""
+    """The `n_best` answers to prompts [B, P] of lengths [B], best first; `room` are each row's most new tokens."""
     beam = options.beam
     answers: list[list[Generated]] = [
         [Generated([], [], [] if options.confidence else None, 0.0, "limit")] for _ in room

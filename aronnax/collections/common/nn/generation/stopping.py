@@ -38,7 +38,7 @@ class Stopping:
 
 
 def rooms(lengths: Tensor, limits: Tensor, options: GenerationOptions) -> list[int]:
-    """Most new tokens of each row."""
+    """Most new tokens of each row, by the lengths [B] of prompts and the most of both together, limits [B]."""
     most = options.max_new_tokens
     room = [max(0, limit - length) for limit, length in zip(limits.tolist(), lengths.tolist())]
     return room if most is None else [min(space, most) for space in room]
