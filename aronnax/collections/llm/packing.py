@@ -30,8 +30,8 @@ class Packed:
 def pack(embeddings: Tensor, lengths: Tensor, labels: Tensor, room: int) -> Packed:
     """Sequences [B, U, D] of lengths [B], padded on the right, in rows of `room` positions or the longest's length.
 
-    They are as few rows as first fit makes of that room, and no wider than these need to be. `labels` [B, U] move with
-    their positions: what a position has to say is said in its own sequence alone.
+    They are as few rows as first fit makes of that room, and no wider than these need to be. `labels` [B, U] move
+    with their positions: what a position has to say is said in its own sequence alone.
     """
     sizes: list[int] = lengths.tolist()
     rows = shortest_rows(sizes, max(room, *sizes))
