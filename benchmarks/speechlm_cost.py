@@ -1,17 +1,24 @@
 """What a language model pays for speech: a training step of SALM, BESTOW and the T5 style at 200, 400 and 800 frames.
 
     python benchmarks/speechlm_cost.py [--repeats N] [--batch N] [--text N]
+    python benchmarks/speechlm_cost.py --packing [--repeats N]
 
 All three have the same Llama of 27 million random parameters, one thread, and learn all of it. The frames are given,
 because the encoder in front of them is the same. A step is the forward pass, the loss over 8 answer tokens and the
 backward pass; the language model's share of it is told apart from that of joining the two (SALM's splice, BESTOW's
 reader). Times are processor seconds, least of the repeats, which take turns. Memory is what the backward pass needs:
 all tensors kept for it, each once, weights left out. Written are benchmarks/results/speechlm_cost.{json,png}.
+
+With `--packing` SALM's language model learns from ragged conversations, in rows of their own and packed, the same
+batches in turn: speech of log-normal length (median 5 s, 80 ms a frame), and a quarter of texts alone, with and
+without buckets of alike lengths. Times are medians; benchmarks/results/speechlm_packing.json is written.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
+import statistics
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -25,6 +32,7 @@ from torch import Tensor, nn
 
 from aronnax.collections.llm.backbone import Backbone, BackboneConfig
 from aronnax.collections.llm.loss import answer_cross_entropy
+from aronnax.collections.llm.packing import pack
 from aronnax.collections.speechlm.bestow.layered import LayeredConfig, LayeredReader
 from aronnax.collections.speechlm.bestow.reader import Reader, ReaderConfig
 from aronnax.collections.speechlm.salm.splice import AUDIO, splice
@@ -35,6 +43,12 @@ MOST = 8
 """Steps of a kind in one turn."""
 FLAT = 0.10
 """By how much BESTOW's language model may differ between 200 and 800 frames."""
+POSITIONS = 1200
+"""Of a batch of ragged conversations, padding counted."""
+BATCHES = 4
+"""Ragged batches of each number of buckets."""
+ROOMS: dict[str, int | None] = {"false": None, "true": 1, "512": 512}
+"""`task.pack`, and what the model makes of it."""
 LLAMA = {
     "vocab_size": 4096,
     "hidden_size": 512,
@@ -198,6 +212,90 @@ def measure(rows: int, words: int, repeats: int) -> dict[str, dict[str, dict[str
     }
 
 
+def lengths_of(count: int) -> list[int]:
+    """Positions of conversations: speech with some words, and a quarter of texts alone."""
+    draw = random.Random(0)
+    speech = [min(250, max(6, round(12.5 * draw.lognormvariate(1.61, 0.7)))) for _ in range(count)]
+    return [draw.randint(20, 60) + (frames if draw.random() < 0.75 else 0) for frames in speech]
+
+
+def ragged(lengths: list[int], buckets: int) -> list[Tensor]:
+    """Some batches, as the lengths of their rows, of conversations from buckets of alike ones."""
+    draw = random.Random(1)
+    ordered, size = sorted(lengths), -(-len(lengths) // buckets)
+    made: list[list[int]] = []
+    for start in range(0, len(ordered), size):
+        bucket = ordered[start : start + size]
+        draw.shuffle(bucket)
+        made.append([])
+        for one in bucket:
+            if (len(made[-1]) + 1) * max([one, *made[-1]]) > POSITIONS:
+                made.append([])
+            made[-1].append(one)
+    return [torch.tensor(batch) for batch in draw.sample(made, BATCHES)]
+
+
+def packed_step(llm: Backbone, lengths: Tensor, room: int | None) -> tuple[float, int, int]:
+    """Processor seconds of a step over conversations of these lengths; its rows, and its positions with padding."""
+    llm.zero_grad()
+    rows, width = len(lengths), int(lengths.max())
+    embeddings = torch.randn(rows, width, llm.width, generator=torch.Generator().manual_seed(0))
+    places = lengths[:, None] - 1 - torch.arange(width)
+    labels = torch.where((places >= 1) & (places <= ANSWER), 7, -100)
+
+    def learn() -> tuple[int, int]:
+        if room is None:
+            read, wanted, segments = embeddings, labels, None
+        else:
+            found = pack(embeddings, lengths, labels, room)
+            read, wanted = found.embeddings, found.labels
+            segments = found.segments if len(wanted) < rows else None
+        answer_cross_entropy(llm(read, segments=segments), wanted, llm.logits)[0].backward()
+        return wanted.shape[0], wanted.numel()
+
+    seconds, (shared, positions) = timed(learn)
+    return seconds, shared, positions
+
+
+def measure_packing(repeats: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Rows, share of padding and seconds of a step, for each number of buckets and each `task.pack`."""
+    torch.manual_seed(0)
+    llm = Backbone(BackboneConfig("llama", LLAMA)).train()
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for buckets in (1, 8):
+        batches = ragged(lengths_of(2000), buckets)
+        steps: dict[str, list[list[tuple[float, int, int]]]] = {name: [[] for _ in batches] for name in ROOMS}
+        for _ in range(repeats + 1):
+            for place, batch in enumerate(batches):
+                for name, room in ROOMS.items():
+                    steps[name][place].append(packed_step(llm, batch, room))
+        used = sum(int(batch.sum()) for batch in batches)
+        found[str(buckets)] = {
+            name: {
+                "rows": statistics.mean(batch[0][1] for batch in of),
+                "padding": 1 - used / sum(batch[0][2] for batch in of),
+                "seconds": statistics.mean(statistics.median(one[0] for one in batch[1:]) for batch in of),
+            }
+            for name, of in steps.items()
+        }
+    return found
+
+
+def show_packing(repeats: int) -> None:
+    """Measure rows of their own beside packed ones, print and save."""
+    found = measure_packing(repeats)
+    print(f"{'buckets':>8}{'task.pack':>12}{'rows':>8}{'padding':>10}{'step s':>10}")
+    for buckets, at in found.items():
+        for name, one in at.items():
+            print(
+                f"{buckets:>8}{name:>12}{one['rows']:>8.1f}{one['padding']:>10.1%}{one['seconds']:>10.3f}",
+            )
+    print("processor seconds, on a machine that other work shared")
+    shape = {"positions": POSITIONS, "batches": BATCHES, "repeats": repeats, "threads": 1, "llama": LLAMA}
+    note = "processor seconds of one thread on a machine that other work shared; medians, settings in turn"
+    save("speechlm_packing", {"shape": shape, "times": note, "buckets": found})
+
+
 def draw(found: dict[str, dict[str, dict[str, float]]]) -> None:
     """Time and memory over the number of frames."""
     import matplotlib
@@ -222,13 +320,17 @@ def draw(found: dict[str, dict[str, dict[str, float]]]) -> None:
 
 
 def main() -> None:
-    """Measure, print, draw, save; exits with 1 if BESTOW's language model is not flat."""
+    """Measure, print, draw, save; without `--packing`, exits with 1 if BESTOW's language model is not flat."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--text", type=int, default=32)
+    parser.add_argument("--packing", action="store_true", help="measure rows of their own beside packed ones")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.packing:
+        show_packing(options.repeats)
+        return
     found = measure(options.batch, options.text, options.repeats)
     print(f"{'':10}{'frames':>8}{'joining s':>12}{'llm s':>10}{'step s':>10}{'MiB':>10}")
     for name, at in found.items():
