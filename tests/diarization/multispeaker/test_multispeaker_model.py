@@ -1,5 +1,6 @@
 """The model: a recogniser and a diarizer in one checkpoint, and transcripts that say who speaks."""
 
+import inspect
 import json
 
 import numpy as np
@@ -7,12 +8,14 @@ import pytest
 import torch
 
 import aronnax
+from aronnax.collections.asr.canary.model import CanaryModel
 from aronnax.collections.asr.hypothesis import Hypothesis
 from aronnax.collections.asr.words import Clock
 from aronnax.collections.common.audio.features import LogMelConfig
 from aronnax.collections.common.results import Diarization, Turn
 from aronnax.collections.diarization.multispeaker.kernel import KernelConfig, speaker_kernel
 from aronnax.collections.diarization.multispeaker.model import MultispeakerConfig, MultispeakerModel
+from aronnax.collections.diarization.multispeaker.options import Options, Settings
 from aronnax.collections.diarization.multispeaker.transcribing import attributed
 from aronnax.collections.diarization.multispeaker.vocabulary import with_speaker_tokens
 from aronnax.core.config import to_dict
@@ -255,6 +258,14 @@ def test_more_speakers_than_the_model_writes_are_refused():
 def test_a_recogniser_without_speaker_tokens_is_refused():
     with pytest.raises(ConfigError, match=r"has no speaker token '<\|spltoken2\|>'"):
         MultispeakerModel.of(recogniser("ctc"), diarizer(), speakers=3)
+
+
+def test_the_options_declared_are_those_that_are_taken():
+    taken = set(inspect.signature(Options.checked).parameters) - {"model", "asked"}
+    prompted = set(inspect.signature(CanaryModel.transcribe).parameters) - {"self", "x"}
+    assert set(Settings.__annotations__) == taken | prompted
+    with pytest.raises(OptionError, match="strange= is not an option"):
+        multispeaker().transcribe((noises([1.2])[0], RATE), strange=1)
 
 
 def test_options_that_cannot_be_honoured_are_named():

@@ -172,7 +172,7 @@ class MakeMultispeakerBatch:
 
     def _prompted(self, session: Session, runs: Sequence[Run]) -> Prompted:
         """The prompt that asks for speakers, and the session as its answer."""
-        from aronnax.collections.diarization.multispeaker.transcribing import speaker_slots
+        from aronnax.collections.diarization.multispeaker.options import speaker_slots
 
         assert self.prompts is not None, "asked for prompted models only"
         form, tokenizer = prompt_format(self.prompts.format_name), self.prompts.tokenizer

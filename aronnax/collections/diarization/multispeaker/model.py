@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,8 +25,11 @@ from aronnax.core.model import Model
 from aronnax.core.registry import model_class
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from aronnax.collections.asr.transcribing import Result
-    from aronnax.collections.common.results import Diarization, Transcript
+    from aronnax.collections.common.results import Transcript
+    from aronnax.collections.diarization.multispeaker.options import Settings
 
 RECOGNISERS = ("ctc", "transducer", "hybrid", "canary")
 """Types of the recogniser inside."""
@@ -214,82 +217,29 @@ class MultispeakerModel(Model):
         encoded = self.recogniser.encode(signal, lengths, attention)
         return encoded._replace(states=supervised(encoded.states, encoded.lengths))
 
-    def transcribe(
-        self,
-        x: Any,
-        *,
-        diarization: Diarization | list[Diarization] | None = None,
-        batch_size: int = 8,
-        head: str | None = None,
-        confidence: str | None = "auto",
-        chunk: str | float = "auto",
-        vad: str | None = None,
-        sample_rate: int | None = None,
-        language: str | None = None,
-        progress: Callable[[float], None] | None = None,
-        **asked: Any,
-    ) -> Transcript | list[Transcript]:
+    def transcribe(self, x: Any, **options: Unpack[Settings]) -> Transcript | list[Transcript]:
         """Who says what in one recording, or a list of them for a list, a folder or a manifest.
 
         Words have times and speakers: SPEAKER 1 is the first to arrive. x is what every recogniser takes.
 
         diarization: who speaks when (one for each recording), in place of what the model's diarizer finds.
-        head, confidence, batch_size, language, progress: as of every recogniser.
+        head, confidence, batch_size (8), sample_rate, language, progress: as of every recogniser.
         chunk: "auto", or the seconds that are recognised at once where a recording is longer.
         vad: None; the diarizer knows where there is speech.
-        asked: options of a prompted recogniser (`source_lang`, `pnc`, `slots`, `beam`, ...), see `CanaryModel`.
+        The others are those of a prompted recogniser (`source_lang`, `pnc`, `slots`, `beam`, ...), see `CanaryModel`.
 
         Raises OptionError for an option, AudioError or ManifestError for the first input that cannot be read.
         """
         from aronnax.collections.asr.transcribing import collect
 
-        results = self.transcribe_iter(
-            x,
-            diarization=diarization,
-            batch_size=batch_size,
-            head=head,
-            confidence=confidence,
-            chunk=chunk,
-            vad=vad,
-            sample_rate=sample_rate,
-            language=language,
-            progress=progress,
-            **asked,
-        )
-        return collect(x, results)
+        return collect(x, self.transcribe_iter(x, **options))
 
-    def transcribe_iter(
-        self,
-        x: Any,
-        *,
-        diarization: Diarization | list[Diarization] | None = None,
-        batch_size: int = 8,
-        head: str | None = None,
-        confidence: str | None = "auto",
-        chunk: str | float = "auto",
-        vad: str | None = None,
-        sample_rate: int | None = None,
-        language: str | None = None,
-        progress: Callable[[float], None] | None = None,
-        **asked: Any,
-    ) -> Generator[Result, None, None]:
+    def transcribe_iter(self, x: Any, **options: Unpack[Settings]) -> Generator[Result, None, None]:
         """Results as they finish, each with the index and name of its recording; options as in `transcribe`."""
-        from aronnax.collections.diarization.multispeaker.transcribing import Options, transcribe_each
+        from aronnax.collections.diarization.multispeaker.options import Options
+        from aronnax.collections.diarization.multispeaker.transcribing import transcribe_each
 
-        options = Options.checked(
-            self,
-            diarization=diarization,
-            batch_size=batch_size,
-            head=head,
-            confidence=confidence,
-            chunk=chunk,
-            vad=vad,
-            sample_rate=sample_rate,
-            language=language,
-            progress=progress,
-            asked=asked,
-        )
-        return transcribe_each(self, x, options)
+        return transcribe_each(self, x, Options.checked(self, **options))
 
 
 def _recogniser(config: MultispeakerConfig, assets: Mapping[str, bytes]) -> SpeechRecognizer:

@@ -6,7 +6,7 @@ Everything here lives in the call: neither the model nor any module-level state 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
@@ -17,86 +17,21 @@ import torch
 from aronnax.collections.asr.hypothesis import Hypothesis
 from aronnax.collections.asr.inputs import Source, Stream, sources
 from aronnax.collections.asr.long_form.cuts import Piece, pieces_of
-from aronnax.collections.asr.long_form.engine import SHORTEST_SECONDS, Request
+from aronnax.collections.asr.long_form.engine import SHORTEST_SECONDS
 from aronnax.collections.asr.long_form.joining import Part, joined
-from aronnax.collections.asr.transcribing import CONFIDENCES, Result
+from aronnax.collections.asr.transcribing import Result
 from aronnax.collections.asr.words import Clock, segments_of
-from aronnax.collections.common.calls import at_least_one, check_mode
 from aronnax.collections.common.results import Diarization, Segment, Transcript, Word
 from aronnax.collections.diarization.diarizing import Options as DiarizingOptions
 from aronnax.collections.diarization.diarizing import diarize_iter
 from aronnax.collections.diarization.multispeaker.activity import crowded, frame_activity
 from aronnax.collections.diarization.multispeaker.kernel import TOLERANCE
+from aronnax.collections.diarization.multispeaker.options import Options
 from aronnax.collections.diarization.multispeaker.serialisation import token_runs
-from aronnax.collections.diarization.multispeaker.vocabulary import speaker_ids
 from aronnax.core.errors import AronnaxError, OptionError
 
 if TYPE_CHECKING:
     from aronnax.collections.diarization.multispeaker.model import MultispeakerModel
-
-DIARIZE = "diarize"
-"""The slot of a prompt that asks for speakers, where the recogniser's prompt has it."""
-
-_ASKED = ("source_lang", "target_lang", "task", "pnc", "itn", "slots", "beam", "length_penalty", "guard")
-
-
-@dataclass(frozen=True)
-class Options:
-    """The keywords of `transcribe`, checked."""
-
-    batch_size: int
-    head: str
-    confidence: str | None
-    piece: float
-    sample_rate: int | None
-    language: str | None
-    progress: Callable[[float], None] | None
-    diarizations: tuple[Diarization, ...] | None
-    speakers: dict[int, int]
-    """The number of the speaker that each speaker token's id stands for."""
-    request: Request | None
-
-    @classmethod
-    def checked(
-        cls,
-        model: MultispeakerModel,
-        *,
-        diarization: Diarization | Sequence[Diarization] | None,
-        batch_size: int,
-        head: str | None,
-        confidence: str | None,
-        chunk: str | float,
-        vad: str | None,
-        asked: Mapping[str, Any],
-        **given: Any,
-    ) -> Options:
-        """The options of a call; OptionError names the one the model cannot honour."""
-        check_mode(model)
-        if model.tokenizer is None:
-            raise OptionError("the model has no tokenizer, so its tokens cannot be turned into text")
-        at_least_one("batch_size", batch_size)
-        if confidence not in CONFIDENCES:
-            raise OptionError(
-                f"confidence={confidence!r} is not known: use one of {', '.join(map(repr, CONFIDENCES))}"
-            )
-        if vad is not None:
-            raise OptionError(
-                f"vad={vad!r} cannot be given: the diarizer of this model knows where there is speech"
-            )
-        if diarization is None and model.diarizer is None and model.kernel is not None:
-            raise OptionError("the model has no diarizer: pass diarization=, who speaks when")
-        one = (diarization,) if isinstance(diarization, Diarization) else diarization
-        ids = speaker_ids(model.tokenizer, model.config.speaker_tokens)
-        return cls(
-            batch_size=batch_size,
-            head=model.recogniser.choose_head(head),
-            confidence=model.recogniser.own_confidence if confidence == "auto" else confidence,
-            piece=_piece(model, chunk),
-            diarizations=None if one is None else tuple(one),
-            speakers={token: number for number, token in enumerate(ids)},
-            request=_request(model, asked),
-            **given,
-        )
 
 
 @dataclass(frozen=True)
@@ -346,40 +281,3 @@ def _result(
 
 def _start(one: Word | Segment) -> float:
     return one.start
-
-
-def _piece(model: MultispeakerModel, chunk: str | float) -> float:
-    """Seconds that are recognised at once."""
-    if chunk == "auto":
-        return model.longest_seconds
-    if isinstance(chunk, (int, float)) and not isinstance(chunk, bool) and 0.5 <= chunk <= 3600:
-        return float(chunk)
-    raise OptionError(f"chunk={chunk!r} is not known: use 'auto' or between 0.5 and 3600 seconds")
-
-
-def _request(model: MultispeakerModel, asked: Mapping[str, Any]) -> Request | None:
-    """What a prompted recogniser is asked: what the caller says, and speakers where its prompt has the slot."""
-    from aronnax.collections.asr.canary.model import CanaryModel
-    from aronnax.collections.asr.canary.request import CanaryRequest
-
-    given = {name: value for name, value in asked.items() if value is not None}
-    if given.pop("timestamps", True) is False:
-        raise OptionError("timestamps=False: the words of several speakers are told with their times")
-    recogniser = model.recogniser
-    unknown = [name for name in given if name not in _ASKED or not isinstance(recogniser, CanaryModel)]
-    if unknown:
-        raise OptionError(
-            f"{unknown[0]}= is not an option of a model with a {recogniser.model_type} recogniser"
-        )
-    if not isinstance(recogniser, CanaryModel):
-        return None
-    slots = dict(given.pop("slots", {}))
-    searching = {name: given.pop(name) for name in ("beam", "length_penalty", "guard") if name in given}
-    return CanaryRequest.checked(
-        recogniser, {**speaker_slots(recogniser.slots), **given, **slots}, **searching
-    )
-
-
-def speaker_slots(slots: Sequence[str]) -> dict[str, str]:
-    """The slots that ask a prompted recogniser for speakers."""
-    return {DIARIZE: "yes"} if DIARIZE in slots else {}
