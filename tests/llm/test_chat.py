@@ -16,12 +16,11 @@ pytest.importorskip("transformers")
 from aronnax.collections.llm.chat.messages import (
     Audio,
     Message,
-    check_recordings,
     conversations_from,
     messages_from,
 )
 from aronnax.collections.llm.chat.tokenizer import AUDIO, ChatTokenizer
-from aronnax.core.errors import AudioError, CheckpointError, OptionError
+from aronnax.core.errors import CheckpointError, OptionError
 
 FIXTURE = json.loads(
     (Path(__file__).parents[1] / "parity" / "fixtures" / "chat_prompts.json").read_text(encoding="utf-8")
@@ -78,11 +77,6 @@ def test_one_conversation_and_many_are_told_apart() -> None:
 def test_broken_turns_are_named(broken: Any, sentence: str) -> None:
     with pytest.raises(OptionError, match=sentence):
         messages_from(broken)
-
-
-def test_a_missing_recording_is_named_with_its_turn(tmp_path: Path) -> None:
-    with pytest.raises(AudioError, match=r"turn 1 \(user\): there is no recording .*nowhere.wav"):
-        check_recordings(messages_from([{"role": "user", "content": [Audio(tmp_path / "nowhere.wav")]}]))
 
 
 def test_pieces_stand_apart_by_one_blank() -> None:

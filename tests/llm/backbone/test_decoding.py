@@ -114,6 +114,22 @@ def test_left_padding_is_right_padding(backbone):
     assert torch.equal(stepwise(backbone, more, left_padded=True), stepwise(backbone, more))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", OWN)
+@pytest.mark.parametrize("chunk", [None, 5])
+def test_nothing_is_computed_for_padding(architecture, chunk):
+    backbone = make(architecture)
+    _, lengths, embeddings = prompts(backbone)
+    wide = torch.full((len(embeddings), embeddings.shape[1] + 7, embeddings.shape[2]), torch.nan)
+    for row, n in enumerate(lengths.tolist()):
+        wide[row, :n] = embeddings[row, :n]
+    (scores, cache), (want, _) = (
+        backbone.prefill(x, lengths, capacity=60, chunk=chunk) for x in (wide, embeddings)
+    )
+    assert torch.equal(scores, want)
+    assert all(bool(one.isfinite().all()) for one in [*cache.keys, *cache.values, *cache.states])
+
+
 @pytest.mark.parametrize("chunk", [None, 8])
 def test_fixed_sizes_give_the_scores_of_exact_ones(backbone, chunk):
     more = some_tokens()

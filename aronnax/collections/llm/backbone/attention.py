@@ -1,7 +1,7 @@
 """Attention of a step and of a chunk of prompts over a `StepCache`; several query heads may share keys and values.
 
 Legend: `B` rows, `U` positions of a chunk, `H` heads of queries, `G` heads of keys and values, `K` width of a head,
-`W` window looked at.
+`W` window looked at, `N` positions of a chunk that are no padding.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aronnax.collections.llm.backbone.cache import StepCache
+from aronnax.collections.llm.backbone.padding import Packed
 
 
 class Back:
@@ -68,17 +69,18 @@ class Back:
 
 
 class Over:
-    """A chunk of prompts that begin at position 0, from position `start` on."""
+    """A chunk of prompts that begin at position 0; its positions come packed."""
 
-    def __init__(self, cache: StepCache, start: int, stop: int) -> None:
+    def __init__(self, cache: StepCache, packed: Packed) -> None:
         self.cache = cache
-        self.start = start
-        self.stop = stop
+        self.packed = packed
+        self.start = packed.start
+        self.stop = packed.start + packed.shape[1]
         self._masks: dict[int | None, Tensor | None] = {}
 
     def at_positions(self, table: Tensor) -> Tensor:
-        """Rows of a table [C, K] for the chunk: [U, 1, K]."""
-        return table[self.start : self.stop, None]
+        """Rows of a table [C, K] for the chunk: [N, 1, K]."""
+        return table.index_select(0, self.packed.positions)[:, None]
 
     def _mask(self, span: int | None) -> Tensor | None:
         """What may be seen [U, W]; None if it is all there is up to oneself."""
@@ -96,20 +98,20 @@ class Over:
     def __call__(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, span: int | None, scale: float
     ) -> Tensor:
-        """Queries [B, U, H, K] with their own keys and values [B, U, G, K] -> [B, U, H * K]."""
-        rows = len(query)
+        """Queries [N, H, K] with their own keys and values [N, G, K] -> [N, H * K]."""
+        rows = self.packed.shape[0]
         keys = self.cache.keys[layer][:rows, : self.stop]
         values = self.cache.values[layer][:rows, : self.stop]
-        keys[:, self.start :] = key
-        values[:, self.start :] = value
+        keys[:, self.start :] = self.packed.unpack(key)
+        values[:, self.start :] = self.packed.unpack(value)
         mask = self._mask(span)
         out = F.scaled_dot_product_attention(
-            query.transpose(1, 2),
+            self.packed.unpack(query).transpose(1, 2),
             keys.transpose(1, 2),
             values.transpose(1, 2),
             mask,
             is_causal=mask is None,
             scale=scale,
-            enable_gqa=query.shape[2] != key.shape[2],
+            enable_gqa=query.shape[1] != key.shape[1],
         )
-        return out.transpose(1, 2).flatten(2)
+        return self.packed.pack(out.transpose(1, 2)).flatten(1)

@@ -3,7 +3,8 @@
 Only the arithmetic is here; the weights are those of transformers' modules, with LoRA layers of peft among them.
 
 Legend: `B` rows, `U` positions, `D` width, `H` heads of queries, `G` heads of keys and values, `K` width of a head,
-`C` capacity, `V` vocabulary. A leading `...` is `B` in a step and `B, U` in a chunk of prompts.
+`C` capacity, `V` vocabulary, `L` rows that end in a chunk. A leading `N` is `B` in a step, and all positions that are
+no padding in a chunk of prompts.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from aronnax.collections.llm.backbone.attention import Back, Over
 from aronnax.collections.llm.backbone.cache import CacheShape, StepCache
 from aronnax.collections.llm.backbone.llama_row import RowLayer, RowSteps
 from aronnax.collections.llm.backbone.norms import Norm
+from aronnax.collections.llm.backbone.padding import Packed
 from aronnax.collections.llm.backbone.products import MOST_COPIED, Product, RowProduct, part_of
 from aronnax.collections.llm.backbone.steps import FixedSteps
 
@@ -136,30 +138,35 @@ class LlamaSteps(FixedSteps):
             cache.advance(rows)
             return self.scores(hidden)
 
-    def chunk(self, embeddings: Tensor, lengths: Tensor, cache: StepCache, start: int) -> Tensor:
-        """Hidden states [B, U, D] of positions from `start` on."""
-        return self._through(embeddings, Over(cache, start, start + embeddings.shape[1]), cache)
+    def chunk(self, embeddings: Tensor, packed: Packed, cache: StepCache) -> Tensor:
+        """Hidden states [L, D] of the last positions in a chunk of prompts [B, U, D]."""
+        return self._through(packed.pack(embeddings), Over(cache, packed), cache, packed.last)
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """[..., D] -> [..., V]."""
-        return self.head(self.norm(hidden))
+        """[B, D] -> [B, V]."""
+        # Whatever chooses a token reads whole rows.
+        return self.head(self.norm(hidden)).contiguous()
 
-    def _through(self, x: Tensor, attend: Back | Over, cache: StepCache) -> Tensor:
-        """[..., D] through all layers."""
+    def _through(
+        self, x: Tensor, attend: Back | Over, cache: StepCache, asked: Tensor | None = None
+    ) -> Tensor:
+        """[N, D] through all layers; after the last attention only the positions `asked` for go on: [L, D]."""
         assert cache.tables is not None
         cos, sin = attend.at_positions(cache.tables[0]), attend.at_positions(cache.tables[1])
         turned = self.heads + self.shared
         for number, layer in enumerate(self.layers):
-            every = layer.qkv(layer.attention_norm(x)).unflatten(-1, (-1, self.head_width))
+            every = layer.qkv(layer.attention_norm(x)).contiguous().unflatten(-1, (-1, self.head_width))
             heads = every[..., :turned, :]
             if layer.heads_norm is not None:
                 heads = F.rms_norm(heads, heads.shape[-1:], None, self.eps) * layer.heads_norm
             if layer.rotary:
                 heads = torch.addcmul(heads * cos, heads.roll(self.head_width // 2, -1), sin)
             query, key = heads[..., : self.heads, :], heads[..., self.heads :, :]
-            x = x + layer.out(attend(number, query, key, every[..., turned:, :], layer.span, self.scale))
-            gate, up = layer.gate_up(layer.feed_norm(x)).chunk(2, dim=-1)
-            x = x + layer.down(self.act(gate) * up)
+            seen = attend(number, query, key, every[..., turned:, :], layer.span, self.scale)
+            if asked is not None and number == len(self.layers) - 1:
+                x, seen = x.index_select(0, asked), seen.index_select(0, asked)
+            x = layer.out.added(seen, x)
+            x = layer.down.added(layer.gate_up.gated(layer.feed_norm(x), self.act), x)
         return x
 
 

@@ -20,6 +20,7 @@ from aronnax.collections.llm.backbone.attention import Back, Over
 from aronnax.collections.llm.backbone.cache import CacheShape, StepCache
 from aronnax.collections.llm.backbone.experts import Experts, activation
 from aronnax.collections.llm.backbone.norms import Norm
+from aronnax.collections.llm.backbone.padding import Packed
 from aronnax.collections.llm.backbone.products import MOST_COPIED, Product, part_of
 from aronnax.collections.llm.backbone.steps import FixedSteps
 
@@ -119,23 +120,21 @@ class _Mamba:
         y = torch.addcmul(y, x_heads, self.skip[:, None])
         return self._finish(y, gate, x.dtype)
 
-    def chunk(self, x: Tensor, cache: StepCache, start: int, lengths: Tensor) -> Tensor:
-        """Positions from `start` on [B, U, D] -> [B, U, D]; what lies beyond a row's length changes no state."""
+    def chunk(self, x: Tensor, cache: StepCache, packed: Packed) -> Tensor:
+        """Packed positions of a chunk [S, D] -> [S, D]; a time step of nought in the padding changes no state."""
         from transformers.models.nemotron_h.modeling_nemotron_h import mamba2_chunk_scan
 
-        rows, count = x.shape[:2]
+        rows, count = packed.shape
         before, state = (whole[:rows] for whole in cache.states[self.place : self.place + 2])
         gate, inputs, steps = self._split(x)
-        inside = torch.arange(start, start + count, device=x.device) < lengths[:, None]
-        steps = steps * inside[:, :, None]
-        seen = torch.cat([before, inputs.transpose(1, 2)], dim=2)
-        kept = inside.sum(1)[:, None] + torch.arange(before.shape[2], device=x.device)
+        seen = torch.cat([before, packed.unpack(inputs).transpose(1, 2)], dim=2)
+        kept = packed.lengths[:, None] + torch.arange(before.shape[2], device=x.device)
         before.copy_(seen.gather(2, kept[:, None].expand_as(before)))
         inputs = F.conv1d(seen, self.kernel[:, None], self.kernel_bias, groups=self.channels)
         x_heads, b, c = self._parts(F.silu(inputs).transpose(1, 2))
         y, after = mamba2_chunk_scan(
             x_heads.contiguous(),
-            steps,
+            packed.unpack(steps),
             self.rates,
             b.contiguous(),
             c.contiguous(),
@@ -146,7 +145,8 @@ class _Mamba:
             return_final_states=True,
         )
         state.copy_(after)
-        return self._finish(y.view(rows, count, self.heads, self.width), gate, x.dtype)
+        y = packed.pack(y.view(rows, count, self.heads, self.width))
+        return self._finish(y, gate, x.dtype)
 
 
 class _Attention:
@@ -162,7 +162,7 @@ class _Attention:
         self.scale = mixer.scaling
 
     def __call__(self, x: Tensor, attend: Back | Over) -> Tensor:
-        every = self.qkv(x).unflatten(-1, (-1, self.width))
+        every = self.qkv(x).contiguous().unflatten(-1, (-1, self.width))
         query, key, value = every.split([self.heads, self.shared, self.shared], dim=-2)
         return self.out(attend(self.number, query, key, value, None, self.scale))
 
@@ -199,6 +199,9 @@ class NemotronHSteps(FixedSteps):
                 feed = _feed(layer.mixer.shared_experts if experts else layer.mixer, copied)
                 made = Experts(layer.mixer, feed) if experts else feed
             self.layers.append((Norm(layer.norm.weight, self.eps, exact=True), made))
+        mixing = [isinstance(mix, (_Mamba, _Attention)) for _, mix in self.layers]
+        self.alone = max((number + 1 for number, mixes in enumerate(mixing) if mixes), default=0)
+        """From this layer on, positions do not look at each other."""
         like = self.norm.weight
         states = tuple(shape for mamba in mambas for shape in mamba.shapes(like.dtype))
         self.shape = CacheShape(attentions, config.num_key_value_heads, config.head_dim, like, states)
@@ -224,20 +227,22 @@ class NemotronHSteps(FixedSteps):
             cache.advance(rows)
             return self.scores(x)
 
-    def chunk(self, embeddings: Tensor, lengths: Tensor, cache: StepCache, start: int) -> Tensor:
-        """Hidden states [B, U, D] of positions from `start` on, of rows that end at `lengths` [B]."""
-        over, x = Over(cache, start, start + embeddings.shape[1]), embeddings
-        for norm, mix in self.layers:
+    def chunk(self, embeddings: Tensor, packed: Packed, cache: StepCache) -> Tensor:
+        """Hidden states [L, D] of the last positions in a chunk of prompts [B, U, D]."""
+        over, x = Over(cache, packed), packed.pack(embeddings)
+        for number, (norm, mix) in enumerate(self.layers):
+            if number == self.alone:
+                x = x.index_select(0, packed.last)
             inner = norm(x)
             if isinstance(mix, _Mamba):
-                out = mix.chunk(inner, cache, start, lengths)
+                out = mix.chunk(inner, cache, packed)
             elif isinstance(mix, _Attention):
                 out = mix(inner, over)
             else:
                 out = mix.chunk(inner) if isinstance(mix, Experts) else mix(inner)
             x = x + out
-        return x
+        return x if self.alone < len(self.layers) else x.index_select(0, packed.last)
 
     def scores(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]."""
-        return self.head(self.norm(hidden)).float()
+        return self.head(self.norm(hidden)).contiguous().float()

@@ -5,6 +5,8 @@ Inside, rows always begin at position 0: a causal model then needs no mask, for 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -43,3 +45,36 @@ def positions_of(segments: Tensor) -> Tensor:
     fresh = torch.ones_like(segments, dtype=torch.bool)
     fresh[:, 1:] = segments[:, 1:] != segments[:, :-1]
     return places - (places * fresh).cummax(dim=1).values
+
+
+class Packed:
+    """Which positions of a chunk [B, U] are text: packed, these `N` follow each other without any padding."""
+
+    def __init__(self, lengths: Sequence[int], start: int, size: int, device: torch.device) -> None:
+        """Of the `size` positions from `start` on, in rows that end at `lengths`."""
+        self.start, self.shape = start, (len(lengths), size)
+        ends = torch.tensor(lengths) - start
+        inside = ends.clamp(0, size)
+        ended = ((ends > 0) & (ends <= size)).nonzero()[:, 0]
+        places = (torch.arange(size) < inside[:, None]).flatten().nonzero()[:, 0]
+        self.positions = (places % size + start).to(device)
+        """Where each position stands in its row [N]."""
+        self.lengths = inside.to(device)
+        """Positions of each row in the chunk [B]."""
+        self.ended = ended.to(device)
+        """Rows whose last position is in the chunk [L]."""
+        self.last = (inside.cumsum(0) - 1)[ended].to(device)
+        """Where these last positions stand among all [L]."""
+        self._places = None if len(places) == len(lengths) * size else places.to(device)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """[B, U, ...] -> [N, ...]."""
+        flat = x.flatten(0, 1)
+        return flat if self._places is None else flat.index_select(0, self._places)
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """[N, ...] -> [B, U, ...], with zeros in the padding."""
+        if self._places is not None:
+            rows, size = self.shape
+            x = x.new_zeros((rows * size, *x.shape[1:])).index_copy_(0, self._places, x)
+        return x.unflatten(0, self.shape)

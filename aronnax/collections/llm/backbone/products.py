@@ -1,11 +1,11 @@
 """The linear layers of a model as its steps run them: side by side as one product where that pays, LoRA added.
 
-Legend: `D` width in, `E` width out, `r` rank.
+Legend: `B` rows, `D` width in, `E` width out, `r` rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aronnax.collections.common.nn.linear import ONEDNN, linear
+from aronnax.collections.llm.backbone import few_rows
 from aronnax.collections.llm.backbone.adapters import is_lora
 
 SMALL = 2**21
 """Numbers in weights that are laid side by side on a CPU: beyond, reading them hides what a call costs."""
-LEAST = 2**16
-"""Numbers in a weight that a copy in oneDNN's order is worth."""
-FEW = range(2, 33)
-"""Numbers of rows that take this copy: one row only reads the weight, and many hide the order it is read in."""
 MOST_COPIED = 2**32
 """Bytes of weights up to which a model's weights are copied at all."""
 
@@ -70,43 +66,38 @@ class Product:
         """`copy` tells whether weights may be copied at all."""
         self.parts = tuple(parts)
         first = parts[0].weight
-        self.size = sum(part.weight.numel() for part in parts)
-        beside = len(parts) > 1 and copy and (first.is_cuda or self.size <= SMALL)
-        if beside:
+        size = sum(part.weight.numel() for part in parts)
+        if len(parts) > 1 and copy and (first.is_cuda or size <= SMALL):
             self.parts = (_beside(self.parts),)
-        self._copies = copy and self.size >= LEAST and first.dtype == torch.float32 and ONEDNN
-        self._copies = self._copies and first.device.type == "cpu"
-        self._packed: Tensor | None = None
+        self._plain = all(part.bias is None and not part.low for part in parts)
         self._by_row = copy and first.device.type == "cpu" and first.dtype == torch.float32
         self._row: RowProduct | None = None
-        self._bias = _bias_beside(self.parts)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[..., D] -> [..., E]."""
-        rows = x.numel() // x.shape[-1]
-        if self._copies and rows in FEW:
-            out = torch.ops.mkldnn._linear_pointwise(x, self._weight(), self._bias, "none", [], "")
-            if any(part.low for part in self.parts):
-                return torch.cat(
-                    [_add(part, x, y) for part, y in zip(self.parts, out.split(self._widths, dim=-1))], dim=-1
-                )
-            return out
-        if self._by_row and rows == 1 and x.dim() == 2:
+        """[B, D] -> [B, E]."""
+        if self._by_row and len(x) == 1:
             if self._row is None:
                 self._row = RowProduct(self.parts)
             return self._row(x, 1.0)
-        outs = [_add(part, x, linear(x, part.weight, part.bias)) for part in self.parts]
+        outs = [_product(part, x) for part in self.parts]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
 
-    @property
-    def _widths(self) -> list[int]:
-        return [len(part.weight) for part in self.parts]
+    def added(self, x: Tensor, other: Tensor) -> Tensor:
+        """The product of x [B, D], and `other` [B, E] added to it; of a single layer."""
+        (part,) = self.parts
+        if self._plain and few_rows.suits(x, part.weight):
+            return few_rows.joined(x, part.weight, "add", other)
+        return other + self(x)
 
-    def _weight(self) -> Tensor:
-        if self._packed is None:
-            weight = torch.cat([part.weight for part in self.parts])
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, 8)
-        return self._packed
+    def gated(self, x: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
+        """The first half of the product of x [B, D], activated, times the second -> [B, E / 2]."""
+        one = len(self.parts) == 1
+        if self._plain and act is F.silu:
+            gate, up = self.parts[0].weight.chunk(2) if one else [part.weight for part in self.parts]
+            if few_rows.suits(x, gate):
+                return few_rows.joined(x, up, "mul", few_rows.product(x, gate, "swish"))
+        gate, up = self(x).chunk(2, dim=-1) if one else [_product(part, x) for part in self.parts]
+        return act(gate).mul_(up)
 
 
 class RowProduct:
@@ -148,8 +139,13 @@ class RowProduct:
             out.addmm_(torch.mm(x, a), b, alpha=strength)
 
 
-def _add(part: Part, x: Tensor, out: Tensor) -> Tensor:
-    """What the adapters add to the output of a part."""
+def _product(part: Part, x: Tensor) -> Tensor:
+    """[B, D] -> [B, E], with what adapters add."""
+    if few_rows.suits(x, part.weight):
+        out = few_rows.product(x, part.weight)
+        out = out if part.bias is None else out + part.bias
+    else:
+        out = F.linear(x, part.weight, part.bias)
     for a, b in part.low:
         out = out + F.linear(F.linear(x, a), b)
     return out

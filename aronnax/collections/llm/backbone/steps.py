@@ -1,6 +1,6 @@
 """What decodes a backbone: prefill of the prompts, then a position at a time. One class a family implements it.
 
-Legend: `B` rows, `U` positions, `D` width, `V` vocabulary.
+Legend: `B` rows, `U` positions, `D` width, `V` vocabulary, `L` rows that end in a chunk.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from aronnax.collections.common.nn.generation.graphs import StepPool, StepRunner
-from aronnax.collections.common.nn.masks import any_padding
 from aronnax.collections.llm.backbone.cache import StepCache
+from aronnax.collections.llm.backbone.padding import Packed
 
 
 class Steps(ABC):
@@ -47,8 +47,8 @@ class FixedSteps(Steps):
         """An empty cache."""
 
     @abstractmethod
-    def chunk(self, embeddings: Tensor, lengths: Tensor, cache: StepCache, start: int) -> Tensor:
-        """Hidden states [B, U, D] of positions from `start` on, of rows that end at `lengths` [B]."""
+    def chunk(self, embeddings: Tensor, packed: Packed, cache: StepCache) -> Tensor:
+        """Hidden states [L, D] of the last positions in a chunk of prompts [B, U, D]."""
 
     @abstractmethod
     def scores(self, hidden: Tensor) -> Tensor:
@@ -63,20 +63,18 @@ class FixedSteps(Steps):
         self, embeddings: Tensor, lengths: Tensor, capacity: int, chunk: int | None
     ) -> tuple[Tensor, StepCache]:
         """Scores [B, V] after prompts [B, U, D] padded on the right, and their cache of `capacity` positions."""
-        rows, longest, width = embeddings.shape
-        cache = self.cache(rows, max(capacity, longest))
-        last = embeddings.new_zeros((rows, width))
+        known = lengths.tolist()
+        longest = max(known)
+        cache = self.cache(len(known), max(capacity, embeddings.shape[1]))
+        last = embeddings.new_zeros((len(known), embeddings.shape[2]))
         with torch.autocast(embeddings.device.type, enabled=False):
             for start in range(0, longest, chunk or longest):
-                part = embeddings[:, start : start + (chunk or longest)]
-                hidden = self.chunk(part, lengths, cache, start)
-                ends = (lengths - 1 - start)[:, None]
-                inside = (ends >= 0) & (ends < part.shape[1])
-                place = ends.clamp(0, part.shape[1] - 1)[:, :, None].expand(-1, 1, width)
-                last = torch.where(inside, hidden.gather(1, place)[:, 0], last)
+                part = embeddings[:, start : min(start + (chunk or longest), longest)]
+                packed = Packed(known, start, part.shape[1], embeddings.device)
+                last.index_copy_(0, packed.ended, self.chunk(part, packed, cache))
             cache.lengths.copy_(lengths)
             cache.longest = longest
-            cache.even = not any_padding(lengths, longest)
+            cache.even = min(known) == longest
             return self.scores(last), cache
 
     @torch.inference_mode()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aronnax.core.errors import AudioError, OptionError
+from aronnax.core.errors import OptionError
 
 ROLES = ("system", "user", "assistant")
 
@@ -97,14 +97,6 @@ def conversations_from(given: Any) -> tuple[list[list[Message]], bool]:
     if single:
         return [messages_from(given)], True
     return [messages_from(one) for one in given], False
-
-
-def check_recordings(messages: Sequence[Message]) -> None:
-    """AudioError if a file that a message names is missing; the sentence says which turn."""
-    for place, message in enumerate(messages, start=1):
-        for audio in message.audios:
-            if isinstance(audio.source, str | Path) and not Path(audio.source).expanduser().is_file():
-                raise AudioError(f"turn {place} ({message.role}): there is no recording {audio.source}")
 
 
 def _message(turn: Any, place: int) -> Message:
