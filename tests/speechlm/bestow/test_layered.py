@@ -65,11 +65,11 @@ def test_waiting_hides_frames_from_every_layer(layered):
     speech = torch.randn(1, 12, 16, generator=torch.Generator().manual_seed(0))
     words = layered.llm.embed(text.ids)
     with torch.no_grad():
-        whole = layered._read(text, words, speech, seen)
+        whole = layered.reader(layered.llm, words, speech, seen)
         for frame in range(12):
             changed = speech.clone()
             changed[:, frame] += 1.0
-            difference = (layered._read(text, words, changed, seen) - whole).abs().amax(2)[0]
+            difference = (layered.reader(layered.llm, words, changed, seen) - whole).abs().amax(2)[0]
             for place in range(int(text.lengths[0])):
                 assert (difference[place] > 0) == (frame < int(seen[0, place]))
 

@@ -64,7 +64,7 @@ def masked(model, tokens, policy):
     text = text_of(torch.tensor([ids]), torch.tensor([len(ids)]), learned)
     frames = model.hear(HEARD[None], torch.tensor([len(HEARD)]))[0]
     seen = sight(text, torch.tensor([[0, len(frames)]]), torch.tensor([policy.k]), policy.stride)
-    hidden = model._read(text, model.llm.embed(text.ids), frames[None], seen)
+    hidden = model.llm(model.reader(model.llm.embed(text.ids), frames[None], seen))
     log_probs = model.llm.logits(hidden)[0].log_softmax(-1)
     first = int(text.lengths[0]) - len(tokens) - 1
     return log_probs[first : first + len(tokens)]
