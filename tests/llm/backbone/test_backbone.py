@@ -92,11 +92,17 @@ def test_texts_cannot_be_packed_where_states_run_on(architecture):
         backbone(backbone.embed(ids), segments=ids)
 
 
-def test_texts_cannot_be_packed_where_nobody_asks_for_positions():
-    backbone = Backbone(
-        BackboneConfig("bloom", {"vocab_size": 20, "hidden_size": 8, "n_layer": 1, "n_head": 2})
-    )
-    with pytest.raises(OptionError, match="bloom cannot be told where in a row a text begins: give each"):
+@pytest.mark.parametrize(
+    ("architecture", "shape"),
+    [
+        ("bloom", {"hidden_size": 8, "n_layer": 1, "n_head": 2}),
+        ("openai-gpt", {"n_embd": 8, "n_layer": 1, "n_head": 2}),
+    ],
+)
+def test_texts_cannot_be_packed_where_positions_or_masks_do_not_tell_them_apart(architecture, shape):
+    backbone = Backbone(BackboneConfig(architecture, {"vocab_size": 20, **shape}))
+    sentence = f"{architecture} cannot be told where in a row a text begins: give each"
+    with pytest.raises(OptionError, match=sentence):
         backbone(torch.randn(1, 4, 8), segments=torch.tensor([[0, 0, 1, 1]]))
 
 

@@ -10,6 +10,7 @@ Legend: `B` rows, `U` positions, `D` width, `V` vocabulary.
 
 from __future__ import annotations
 
+import sys
 from inspect import signature
 from pathlib import Path
 from typing import Any, cast
@@ -110,7 +111,12 @@ class Backbone(nn.Module):
         name = self.config.architecture
         if self.recurrent:
             return f"{name} has recurrent layers, whose state runs from one text of a row into the next"
-        if "position_ids" not in signature(self._base(self.causal).forward).parameters:
+        base = self._base(self.causal)
+        told = "position_ids" in signature(base.forward).parameters
+        # transformers' maker of masks sees from the positions where texts begin; GPT-1 is without it. Sharding puts
+        # a class of its own before the model's.
+        makers = [hasattr(sys.modules[kind.__module__], "create_causal_mask") for kind in type(base).__mro__]
+        if not (told and any(makers)):
             return f"{name} cannot be told where in a row a text begins"
         return None
 
