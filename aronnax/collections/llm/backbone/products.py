@@ -85,9 +85,11 @@ class Product:
     def added(self, x: Tensor, other: Tensor) -> Tensor:
         """The product of x [B, D], and `other` [B, E] added to it; of a single layer."""
         (part,) = self.parts
-        if self._plain and few_rows.suits(x, part.weight):
+        if not self._plain:
+            return other + self(x)
+        if few_rows.suits(x, part.weight):
             return few_rows.joined(x, part.weight, "add", other)
-        return other + self(x)
+        return torch.addmm(other, x, part.weight.t())
 
     def gated(self, x: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
         """The first half of the product of x [B, D], activated, times the second -> [B, E / 2]."""
