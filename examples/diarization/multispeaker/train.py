@@ -61,6 +61,10 @@ class DataConfig:
     """espeak-ng voices, each used as it is and warped."""
     synthesised_share: float = 0.35
     """Share of the speakers who are espeak-ng voices."""
+    others: str | None = None
+    """Folder of recordings of other people with their manifest; diarizer.py alone hears them, cut into pieces."""
+    others_share: float = 0.5
+    """Share of the speakers who are of these."""
     overlap: float = 0.2
     """Mean share of the speech in which both speak."""
     alone: float = 0.1

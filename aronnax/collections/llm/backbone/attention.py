@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aronnax.collections.llm.backbone.cache import StepCache
-from aronnax.collections.llm.backbone.padding import Packed
+from aronnax.collections.llm.backbone.padding import Unpadded
 
 
 class Back:
@@ -71,7 +71,7 @@ class Back:
 class Over:
     """A chunk of prompts that begin at position 0; its positions come packed."""
 
-    def __init__(self, cache: StepCache, packed: Packed) -> None:
+    def __init__(self, cache: StepCache, packed: Unpadded) -> None:
         self.cache = cache
         self.packed = packed
         self.start = packed.start

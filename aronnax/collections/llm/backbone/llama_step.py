@@ -21,7 +21,7 @@ from aronnax.collections.llm.backbone.attention import Back, Over
 from aronnax.collections.llm.backbone.cache import CacheShape, StepCache
 from aronnax.collections.llm.backbone.llama_row import RowLayer, RowSteps
 from aronnax.collections.llm.backbone.norms import Norm
-from aronnax.collections.llm.backbone.padding import Packed
+from aronnax.collections.llm.backbone.padding import Unpadded
 from aronnax.collections.llm.backbone.products import MOST_COPIED, Product, RowProduct, part_of
 from aronnax.collections.llm.backbone.steps import FixedSteps
 
@@ -138,7 +138,7 @@ class LlamaSteps(FixedSteps):
             cache.advance(rows)
             return self.scores(hidden)
 
-    def chunk(self, embeddings: Tensor, packed: Packed, cache: StepCache) -> Tensor:
+    def chunk(self, embeddings: Tensor, packed: Unpadded, cache: StepCache) -> Tensor:
         """Hidden states [L, D] of the last positions in a chunk of prompts [B, U, D]."""
         return self._through(packed.pack(embeddings), Over(cache, packed), cache, packed.last)
 

@@ -20,7 +20,7 @@ from aronnax.collections.llm.backbone.attention import Back, Over
 from aronnax.collections.llm.backbone.cache import CacheShape, StepCache
 from aronnax.collections.llm.backbone.experts import Experts, activation
 from aronnax.collections.llm.backbone.norms import Norm
-from aronnax.collections.llm.backbone.padding import Packed
+from aronnax.collections.llm.backbone.padding import Unpadded
 from aronnax.collections.llm.backbone.products import MOST_COPIED, Product, part_of
 from aronnax.collections.llm.backbone.steps import FixedSteps
 
@@ -120,8 +120,8 @@ class _Mamba:
         y = torch.addcmul(y, x_heads, self.skip[:, None])
         return self._finish(y, gate, x.dtype)
 
-    def chunk(self, x: Tensor, cache: StepCache, packed: Packed) -> Tensor:
-        """Packed positions of a chunk [S, D] -> [S, D]; a time step of nought in the padding changes no state."""
+    def chunk(self, x: Tensor, cache: StepCache, packed: Unpadded) -> Tensor:
+        """Unpadded positions of a chunk [S, D] -> [S, D]; a time step of nought in the padding changes no state."""
         from transformers.models.nemotron_h.modeling_nemotron_h import mamba2_chunk_scan
 
         rows, count = packed.shape
@@ -227,7 +227,7 @@ class NemotronHSteps(FixedSteps):
             cache.advance(rows)
             return self.scores(x)
 
-    def chunk(self, embeddings: Tensor, packed: Packed, cache: StepCache) -> Tensor:
+    def chunk(self, embeddings: Tensor, packed: Unpadded, cache: StepCache) -> Tensor:
         """Hidden states [L, D] of the last positions in a chunk of prompts [B, U, D]."""
         over, x = Over(cache, packed), packed.pack(embeddings)
         for number, (norm, mix) in enumerate(self.layers):

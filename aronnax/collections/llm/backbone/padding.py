@@ -47,7 +47,7 @@ def positions_of(segments: Tensor) -> Tensor:
     return places - (places * fresh).cummax(dim=1).values
 
 
-class Packed:
+class Unpadded:
     """Which positions of a chunk [B, U] are text: packed, these `N` follow each other without any padding."""
 
     def __init__(self, lengths: Sequence[int], start: int, size: int, device: torch.device) -> None:

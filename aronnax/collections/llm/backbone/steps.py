@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aronnax.collections.common.nn.generation.graphs import StepPool, StepRunner
 from aronnax.collections.llm.backbone.cache import StepCache
-from aronnax.collections.llm.backbone.padding import Packed
+from aronnax.collections.llm.backbone.padding import Unpadded
 
 
 class Steps(ABC):
@@ -47,7 +47,7 @@ class FixedSteps(Steps):
         """An empty cache."""
 
     @abstractmethod
-    def chunk(self, embeddings: Tensor, packed: Packed, cache: StepCache) -> Tensor:
+    def chunk(self, embeddings: Tensor, packed: Unpadded, cache: StepCache) -> Tensor:
         """Hidden states [L, D] of the last positions in a chunk of prompts [B, U, D]."""
 
     @abstractmethod
@@ -70,7 +70,7 @@ class FixedSteps(Steps):
         with torch.autocast(embeddings.device.type, enabled=False):
             for start in range(0, longest, chunk or longest):
                 part = embeddings[:, start : min(start + (chunk or longest), longest)]
-                packed = Packed(known, start, part.shape[1], embeddings.device)
+                packed = Unpadded(known, start, part.shape[1], embeddings.device)
                 last.index_copy_(0, packed.ended, self.chunk(part, packed, cache))
             cache.lengths.copy_(lengths)
             cache.longest = longest
