@@ -97,6 +97,11 @@ def test_texts_cannot_be_packed_where_states_run_on(architecture):
     [
         ("bloom", {"hidden_size": 8, "n_layer": 1, "n_head": 2}),
         ("openai-gpt", {"n_embd": 8, "n_layer": 1, "n_head": 2}),
+        ("falcon", {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}),
+        (
+            "opt",
+            {"hidden_size": 8, "word_embed_proj_dim": 8, "num_hidden_layers": 1, "num_attention_heads": 2},
+        ),
     ],
 )
 def test_texts_cannot_be_packed_where_positions_or_masks_do_not_tell_them_apart(architecture, shape):

@@ -10,8 +10,7 @@ Legend: `B` rows, `U` positions, `D` width, `V` vocabulary.
 
 from __future__ import annotations
 
-import sys
-from inspect import signature
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +25,13 @@ from aronnax.collections.llm.backbone.config import BackboneConfig
 from aronnax.collections.llm.backbone.hf_step import HfSteps, head_of
 from aronnax.collections.llm.backbone.llama_step import LlamaSteps
 from aronnax.collections.llm.backbone.nemotron_h import NemotronHSteps
-from aronnax.collections.llm.backbone.padding import check_lengths, positions_of, to_left, to_right
+from aronnax.collections.llm.backbone.padding import (
+    check_lengths,
+    keeps_texts_apart,
+    positions_of,
+    to_left,
+    to_right,
+)
 from aronnax.collections.llm.backbone.products import is_whole
 from aronnax.collections.llm.backbone.steps import Steps
 from aronnax.core.errors import OptionError
@@ -105,18 +110,13 @@ class Backbone(nn.Module):
         """Whether a layer carries a state from position to position, as Mamba's do."""
         return bool(RECURRENT & set(getattr(self._text_config, "layer_types", None) or ()))
 
-    @property
+    @cached_property
     def unpackable(self) -> str | None:
         """Why rows cannot hold several texts that do not see each other; None where they can."""
         name = self.config.architecture
         if self.recurrent:
             return f"{name} has recurrent layers, whose state runs from one text of a row into the next"
-        base = self._base(self.causal)
-        told = "position_ids" in signature(base.forward).parameters
-        # transformers' maker of masks sees from the positions where texts begin; GPT-1 is without it. Sharding puts
-        # a class of its own before the model's.
-        makers = [hasattr(sys.modules[kind.__module__], "create_causal_mask") for kind in type(base).__mro__]
-        if not (told and any(makers)):
+        if not keeps_texts_apart(self._base(self.causal), cast(Tensor, self.embedding.weight)):
             return f"{name} cannot be told where in a row a text begins"
         return None
 

@@ -6,9 +6,10 @@ Inside, rows always begin at position 0: a causal model then needs no mask, for 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aronnax.core.errors import OptionError
 
@@ -45,6 +46,26 @@ def positions_of(segments: Tensor) -> Tensor:
     fresh = torch.ones_like(segments, dtype=torch.bool)
     fresh[:, 1:] = segments[:, 1:] != segments[:, :-1]
     return places - (places * fresh).cummax(dim=1).values
+
+
+def keeps_texts_apart(base: nn.Module, like: Tensor) -> bool:
+    """Whether a decoder stack hides texts of a row from each other where its positions begin anew.
+
+    Many of transformers' models take positions, and some of these make their masks without them. So two texts of four
+    tokens each are tried: no gradient may run from the second back to the first, whatever drops out.
+    `like` has the type, the place and the width [..., D] of what the stack reads.
+    """
+    if "position_ids" not in signature(base.forward).parameters:
+        return False
+    draw = torch.Generator().manual_seed(0)
+    cuda = [like.device] if like.is_cuda else []
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(cuda):
+        texts, asked = torch.randn(2, 1, 8, like.shape[-1], generator=draw).to(like)
+        positions = torch.arange(8, device=like.device)[None] % 4
+        texts.requires_grad_(True)
+        hidden = base(inputs_embeds=texts, position_ids=positions, use_cache=False).last_hidden_state
+        (gradient,) = torch.autograd.grad((hidden * asked)[:, 4:].sum(), texts)
+    return not bool(gradient[:, :4].any())
 
 
 class Unpadded:
