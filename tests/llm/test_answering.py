@@ -99,13 +99,7 @@ def test_a_stop_text_ends_the_answer_and_is_left_out(stop: object) -> None:
 def test_blanks_before_a_stop_text_are_left_out_too(beam: int) -> None:
     ((reply,),) = _answer(["hello world!"], stop="wor", beam=beam)
     assert (reply.text, reply.finished, len(reply.tokens)) == ("hello", "stopped", 5)
-    ((whole,),) = _answer(
-        [
-            "hello ",
-        ],
-        stop="wor",
-        beam=beam,
-    )
+    ((whole,),) = _answer(["hello "], stop="wor", beam=beam)
     assert (whole.text, whole.finished) == ("hello ", "eos")
 
 

@@ -259,3 +259,20 @@ def test_a_model_from_scratch_needs_a_backbone_and_a_tokenizer(tmp_path: Path, f
             load_config(yaml(tmp_path, file, init_from=None, model=wrong))
     with pytest.raises(ConfigError, match="batch_token is not a known option"):
         load_config(yaml(tmp_path, file, data={"batch_token": 5}))
+
+
+def test_a_model_whose_texts_see_each_other_is_not_packed(tmp_path: Path, file: str) -> None:
+    for name, content in tokenizer_files().items():
+        (tmp_path / name).write_bytes(content)
+    settings = {"vocab_size": 440, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    section = {
+        "type": "causal_lm",
+        "backbone": {"architecture": "falcon", "settings": settings},
+        "prompt_format": "qwen",
+    }
+    packed = {"train": [file], "pack": True}
+    config = load_config(
+        yaml(tmp_path, file, init_from=None, model=section, tokenizer=str(tmp_path), data=packed)
+    )
+    with pytest.raises(ConfigError, match=r"data\.pack: falcon cannot be told .*; set it to false"):
+        train(config)

@@ -65,6 +65,8 @@ def prepare(config: TrainConfig, say: Say = print) -> Prepared:
 
     check_first_lines(config.data)
     model = build_model(config)
+    if config.data.pack and model.llm.unpackable:
+        raise ConfigError(f"data.pack: {model.llm.unpackable}; set it to false")
     options = from_dict(LanguageModelTaskConfig, config.task, where="task")
     task = LanguageModelTask(model, config.optim, options, seed=config.trainer.seed)
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

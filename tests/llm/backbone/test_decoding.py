@@ -109,6 +109,12 @@ def test_cached_scores_are_those_of_the_whole_text(backbone, chunk):
     assert float((stepwise(backbone, more, chunk=chunk) - whole(backbone, more)).abs().max()) < 5e-5
 
 
+@pytest.mark.parametrize("chunk", [None, 5])
+def test_layers_behind_the_last_that_mixes_positions_see_the_last_of_each_row(chunk):
+    backbone, more = make("nemotron_h", hybrid_override_pattern="MEM*E-"), some_tokens()
+    assert float((stepwise(backbone, more, chunk=chunk) - whole(backbone, more)).abs().max()) < 5e-5
+
+
 def test_left_padding_is_right_padding(backbone):
     more = some_tokens()
     assert torch.equal(stepwise(backbone, more, left_padded=True), stepwise(backbone, more))

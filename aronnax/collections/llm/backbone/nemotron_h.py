@@ -4,7 +4,8 @@ The step and what surrounds the scan of a prompt are written here; the scan itse
 faster kernels where they are installed. Time steps are kept inside the configuration's `time_step_limit`, everywhere.
 
 Legend: `B` rows, `U` positions, `D` width, `H` heads of Mamba, `P` width of such a head, `G` groups, `N` numbers of
-state, `Q` kernel of the convolution and `M` its channels, `E` experts, `V` vocabulary.
+state, `Q` kernel of the convolution and `M` its channels, `E` experts, `V` vocabulary, `S` positions of a chunk of
+prompts that are no padding, `L` rows that end in it.
 """
 
 from __future__ import annotations
@@ -233,6 +234,8 @@ class NemotronHSteps(FixedSteps):
         for number, (norm, mix) in enumerate(self.layers):
             if number == self.alone:
                 x = x.index_select(0, packed.last)
+                if not len(x):
+                    break
             inner = norm(x)
             if isinstance(mix, _Mamba):
                 out = mix.chunk(inner, cache, packed)
