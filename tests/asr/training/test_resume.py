@@ -159,6 +159,23 @@ def test_a_second_ctrl_c_ends_at_once(written_config, tmp_path, monkeypatch) -> 
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_resumed_run_that_ends_before_its_first_step_says_what_it_goes_on_from(
+    written_config, tmp_path, monkeypatch
+) -> None:
+    path, said = written_config(), []
+    overrides = ["data.num_workers=0", "data.validation=[]", f"output={tmp_path / 'run'}"]
+    train(load_config(path, [*overrides, "trainer.max_steps=3"]), said.append)
+
+    def early(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RecognitionTask, "on_fit_start", early)
+    with pytest.raises(SystemExit, match="130"):
+        train(load_config(path, [*overrides, "trainer.max_steps=4"]), said.append)
+    goes_on = f"the same command goes on from {tmp_path / 'run' / 'last.ckpt'}"
+    assert said[-1] == f"stopped by Ctrl-C before the first step: {goes_on}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_killed_run_goes_on_with_the_very_next_batch(written_config, tmp_path, accumulate) -> None:

@@ -106,7 +106,7 @@ def run(config: RunConfig, prepare: Callable[[bool, Say], Prepared], say: Say = 
     _spare_threads(prepared.task.model, trainer, say)
     if trainer.is_global_zero:
         (output / RECORD).write_text(to_yaml(config), encoding="utf-8")
-    with stoppable(trainer, say):
+    with stoppable(trainer, say, resume):
         return _fit(config, prepared, trainer, resume, say)
 
 
