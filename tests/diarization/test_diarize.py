@@ -84,6 +84,24 @@ def test_channels_kept_apart_are_heard_one_by_one(model: SortformerModel, sessio
     assert model.diarize((call, 16000)).probabilities.shape == (500, 4)
 
 
+def test_what_others_say_goes_to_the_likeliest_of_the_speakers_expected(
+    model: SortformerModel, session: np.ndarray
+) -> None:
+    heard = model.diarize((session, 16000)).probabilities
+    found = model.diarize((session, 16000), num_speakers=2)
+    kept = heard[:, [int(name.removeprefix("speaker_")) for name in found.names]]
+    likeliest = kept.argmax(1)
+    rows = np.arange(len(kept))
+    np.testing.assert_array_equal(found.probabilities[rows, 1 - likeliest], kept[rows, 1 - likeliest])
+    np.testing.assert_allclose(
+        found.probabilities[rows, likeliest],
+        np.minimum(1, heard.sum(1) - kept[rows, 1 - likeliest]),
+        atol=1e-6,
+    )
+    assert len(found.names) == 2
+    assert found.probabilities.max() > kept.max()
+
+
 def test_thresholds_and_presets_change_the_turns(model: SortformerModel, session: np.ndarray) -> None:
     plain, strict = (model.diarize((session, 16000), onset=onset) for onset in (None, 0.9))
     assert sum(t.duration for t in strict.turns) < sum(t.duration for t in plain.turns)

@@ -72,11 +72,10 @@ def test_silence_has_no_speaker(model: SortformerModel) -> None:
     assert model.diarize((np.zeros(10 * 16000, np.float32), 16000)).turns == ()
 
 
-@pytest.mark.parametrize(("speakers", "der", "first"), [(2, 20.0, 90.0), (3, 30.0, 90.0), (4, 37.0, 90.0)])
+@pytest.mark.parametrize(("speakers", "der", "first"), [(2, 20.0, 90.0), (3, 30.0, 90.0), (4, 30.0, 90.0)])
 def test_sessions_of_strangers(
     model: SortformerModel, recipe: Any, strangers: list[Any], speakers: int, der: float, first: float
 ) -> None:
-    # The targets; for four speakers, who miss theirs of 30 %, a little above what these few sessions give.
     plan = replace(SimulationConfig(seconds=30.0), speakers=(speakers,))
     found = recipe.judge(model, strangers, recipe.Surroundings(), plan, recipe.CLEAN, 12).rates()
     assert found["der"] < der

@@ -250,16 +250,17 @@ def _diarization(
     for channel, probabilities in enumerate(heard):
         prefix = f"channel_{channel}_" if options.apart else ""
         columns = _most_active(probabilities, options.num_speakers)
+        probabilities = _gathered(probabilities, columns)
         own = tuple(f"{prefix}speaker_{column}" for column in columns)
         found = postprocessing.turns(
-            probabilities[:, columns],
+            probabilities,
             options.processing,
             own,
             frame_seconds=model.frame_seconds,
             duration=duration,
         )
         names += own
-        kept.append(probabilities[:, columns])
+        kept.append(probabilities)
         turns += found
     notes = [opened.note]
     if not turns:
@@ -285,3 +286,12 @@ def _most_active(probabilities: np.ndarray, count: int | None) -> list[int]:
         (probabilities > 0.5).sum(0) + probabilities.mean(0) if len(probabilities) else np.zeros(len(columns))
     )
     return sorted(sorted(columns, key=lambda column: -spoken[column])[:count])
+
+
+def _gathered(probabilities: np.ndarray, columns: list[int]) -> np.ndarray:
+    """The columns kept [T, K]; what others are heard to say goes, frame by frame, to who is likeliest of these."""
+    kept = probabilities[:, columns]
+    likeliest = np.arange(len(kept)), kept.argmax(1)
+    others = probabilities.sum(1) - kept.sum(1)
+    kept[likeliest] = np.minimum(1.0, kept[likeliest] + np.maximum(0.0, others))
+    return kept

@@ -2,8 +2,9 @@
 
 python examples/diarization/multispeaker/diarizer.py data.fsdd=FSDD output=runs/multispeaker/diarizer
 
-It goes on from `diarizer` with the options `listening` of digits.yaml, and hears nobody of `data.test`. Three people are
-few to learn from what makes voices differ: `data.others` is a folder of recordings of other ones, whatever they say.
+It goes on from `diarizer` with the options `listening` of digits.yaml, and hears nobody of `data.test`. Three people
+are few to learn from what makes voices differ: `data.others` is a folder of other people's recordings, whatever they
+say.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def train(recipe: Recipe) -> SortformerModel:
     # Somebody must say how sessions become batches: the model that the diarizer will be part of.
     whole = MultispeakerModel.of(beginner(recipe), speakers=recipe.speakers)
     maker = Maker(replace(recipe, data=replace(recipe.data, exact=1.0)), MakeMultispeakerBatch(whole))
+    maker.seed = config.seed
     if recipe.data.others is not None:
         share = recipe.data.others_share
         maker.groups = [((1 - share) * known, voices) for known, voices in maker.groups]

@@ -125,8 +125,9 @@ def judge(
     count: int,
     *,
     fresh: bool = False,
+    told: int | None = None,
 ) -> Errors:
-    """The errors on simulated sessions, 1 to `count`."""
+    """The errors on simulated sessions, 1 to `count`; `told` is how many speakers the model is told there are."""
     errors = Errors()
     for number in range(count):
         rng = random.Random(f"test {number}")
@@ -137,7 +138,7 @@ def judge(
             config.seconds,
             made.names,
         )
-        found = model.diarize((made.signal, RATE))
+        found = model.diarize((made.signal, RATE), num_speakers=told)
         errors.add(reference, heard(found, config.seconds))
     return errors
 
@@ -200,6 +201,10 @@ def main() -> None:
     for name, config, loudness, speakers, fresh in plans:
         sessions = max(1, count // 3) if config.seconds > 60 else count
         results[name] = judge(model, speakers, surroundings, config, loudness, sessions, fresh=fresh).rates()
+        show(name, results[name])
+    for n in (2, 3):
+        name, config = f"{n} speakers, 30 s, told how many", replace(plain, speakers=(n,))
+        results[name] = judge(model, clips, surroundings, config, CLEAN, count, told=n).rates()
         show(name, results[name])
     if "ami" in options:
         meetings = judge_meetings(model, Path(options["ami"]))

@@ -77,7 +77,7 @@ class Stage:
 class TrainingConfig:
     """How it learns."""
 
-    minutes: float = 75.0
+    minutes: float = 165.0
     """Processor time that it takes."""
     lr: float = 1.2e-3
     warmup: float = 0.03

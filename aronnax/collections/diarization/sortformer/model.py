@@ -170,7 +170,8 @@ class SortformerModel(Model):
             postprocessing.py; the thresholds and durations (seconds) that follow replace its values one by one.
         channels: "mix" averages the channels; "apart" takes each for a recording of one speaker or more of its
             own, whose speakers get the channel into their names.
-        num_speakers: how many to expect; the most active ones are kept. More than the model has is an error.
+        num_speakers: how many to expect; the most active ones are kept, and what others are heard to say goes to
+            the likeliest of these. More than the model has is an error.
         progress: called with the seconds of audio finished since the last call.
 
         May be called from many threads at once. Raises OptionError for an option, AudioError or ManifestError
