@@ -77,6 +77,9 @@ def transcribe(
     channels: Annotated[
         str, Option(help="With --diarize: mix, or apart where each channel has speakers of its own.")
     ] = "mix",
+    speakers: Annotated[
+        int | None, Option(help="With --diarize: how many to expect, where that is known.")
+    ] = None,
     live: Annotated[
         bool, Option(help="BESTOW: write while listening to a microphone or, with -, to standard input.")
     ] = False,
@@ -135,15 +138,17 @@ def transcribe(
     if live:
         if out is not None or diarize is not None:
             raise OptionError("--live prints words as they are written: --out and --diarize need recordings")
-        given = options | {"channels": channels} | asked
+        given = options | {"channels": channels, "speakers": speakers} | asked
         _refuse_live([name for name, value in given.items() if value != _LIVE.get(name)])
         raise SystemExit(hear_live(inputs, loading, formats, replace(listening, prompt=prompt), verbose))
     if listening != LiveWords(None, None, None):
         raise OptionError("--wait, --stride and --rate are for --live")
     if not inputs:
         raise OptionError("nothing to transcribe: name recordings, or - for stdin")
-    speakers = None if diarize is None else Speakers(diarize, {"channels": channels})
-    raise SystemExit(hear(inputs, loading, formats, out, options, asked, verbose, speakers))
+    if diarize is None and (speakers is not None or channels != "mix"):
+        raise OptionError("--speakers and --channels are for --diarize")
+    telling = None if diarize is None else Speakers(diarize, {"channels": channels, "num_speakers": speakers})
+    raise SystemExit(hear(inputs, loading, formats, out, options, asked, verbose, telling))
 
 
 def _refuse_live(given: list[str]) -> None:

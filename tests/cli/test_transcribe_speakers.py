@@ -110,6 +110,13 @@ def test_diarize_without_a_name_takes_the_default(
     assert printed.startswith("SPEAKER 1: ")
 
 
+def test_a_number_of_speakers_is_kept(run: Run) -> None:
+    conversation = RECORDINGS / "conversation.ogg"
+    status, printed, _ = run(conversation, "--diarize", "diarizer-small", "--speakers", 2)
+    assert status == 0
+    assert [line.split(":")[0] for line in printed.splitlines()] == ["SPEAKER 1", "SPEAKER 2"] * 2
+
+
 def test_a_bad_recording_does_not_stop_the_others(run: Run, diarizer: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_bytes(b"RIFFnothing")
     status, _, said = run(
@@ -136,6 +143,8 @@ def test_a_call_keeps_its_channels_apart(run: Run, diarizer: Path, tmp_path: Pat
         (["--diarize", "digits"], "digits holds a HybridModel, which does not diarize"),
         (["--diarize", "DIARIZER", "--no-timestamps"], "--diarize needs the times of words"),
         (["--diarize", "DIARIZER", "--channels", "left"], "'mix' or 'apart'"),
+        (["--diarize", "DIARIZER", "--speakers", "9"], "num_speakers=9 is outside 1..4"),
+        (["--speakers", "2"], "--speakers and --channels are for --diarize"),
         (["again.wav", "--diarize", "DIARIZER"], "2 inputs cannot be printed as one txt: give --out FOLDER"),
     ],
 )
