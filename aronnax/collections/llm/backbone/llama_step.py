@@ -172,7 +172,8 @@ class LlamaSteps(FixedSteps):
 
 def _product(layers: list[Any], copied: bool) -> Product:
     parts = [part for part in map(part_of, layers) if part is not None]
-    return Product(parts, copied)
+    # Single rows have steps of their own, with weights of their own.
+    return Product(parts, copied, row=False)
 
 
 def _layer(layer: Any, span: int | None, heads: int, shared: int, eps: float, copied: bool) -> _Layer:

@@ -62,15 +62,15 @@ def part_of(layer: Any) -> Part | None:
 class Product:
     """One or several linear layers with one input; their outputs lie side by side."""
 
-    def __init__(self, parts: Sequence[Part], copy: bool) -> None:
-        """`copy` tells whether weights may be copied at all."""
+    def __init__(self, parts: Sequence[Part], copy: bool, *, row: bool = True) -> None:
+        """`copy` tells whether weights may be copied at all, `row` whether they may be for single rows."""
         self.parts = tuple(parts)
         first = parts[0].weight
         size = sum(part.weight.numel() for part in parts)
         if len(parts) > 1 and copy and (first.is_cuda or size <= SMALL):
             self.parts = (_beside(self.parts),)
         self._plain = all(part.bias is None and not part.low for part in parts)
-        self._by_row = copy and first.device.type == "cpu" and first.dtype == torch.float32
+        self._by_row = copy and row and first.device.type == "cpu" and first.dtype == torch.float32
         self._row: RowProduct | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
