@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -100,6 +101,15 @@ def written_config(tiny_section, tone_manifest, tone_texts, tmp_path):
     return write
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C as a terminal's: a shell starts what runs behind it with that signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize(
     ("asked", "cause", "status"), [(signal.SIGTERM, "SIGTERM", "143"), (signal.SIGINT, "Ctrl-C", "130")]
 )
@@ -144,6 +154,7 @@ def test_a_run_asked_to_end_says_where_it_goes_on_and_does(
     assert seen == straight
 
 
+@pytest.mark.usefixtures("_interruptible")
 def test_a_second_ctrl_c_ends_at_once(written_config, tmp_path, monkeypatch) -> None:
     def impatient(self, batch, batch_idx):
         os.kill(os.getpid(), signal.SIGINT)
