@@ -18,7 +18,7 @@ from aronnax.collections.common.nn.linear import ONEDNN, Activation
 
 ROWS = range(4, 65)
 """Numbers of rows where this pays: for fewer and for more the BLAS library is as fast or faster."""
-LEAST = 2**22
+LEAST = 2**23
 """Least rows times numbers of the weight: below, what a call of oneDNN costs is more than it saves."""
 
 
