@@ -290,6 +290,8 @@ def _most_active(probabilities: np.ndarray, count: int | None) -> list[int]:
 
 def _gathered(probabilities: np.ndarray, columns: list[int]) -> np.ndarray:
     """The columns kept [T, K]; what others are heard to say goes, frame by frame, to who is likeliest of these."""
+    if len(columns) == probabilities.shape[1]:
+        return probabilities
     kept = probabilities[:, columns]
     likeliest = np.arange(len(kept)), kept.argmax(1)
     others = probabilities.sum(1) - kept.sum(1)
