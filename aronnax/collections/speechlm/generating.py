@@ -35,9 +35,9 @@ def make_prompt(
         for audio in message.audios
     ]
     positions = model.positions(rendered.ids, [signal.shape[0] for signal in signals])
-    if positions >= model.context and alone:
-        _overlong(model, messages, positions)
     if positions >= model.context:
+        if alone:
+            _overlong(model, messages, positions)
         _overflow(model, messages, signals, positions)
     silent = [not speech_regions(signal.numpy(), model.sample_rate) for signal in signals]
     return Prompt(rendered.ids, signals, positions, _notes(model, signals, silent), any(silent))
