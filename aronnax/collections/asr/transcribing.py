@@ -6,7 +6,7 @@ Everything here lives in the call: neither the model nor any module-level state 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +27,7 @@ from aronnax.collections.asr.long_form.piecewise import hear_pieces
 from aronnax.collections.asr.long_form.plan import Plan
 from aronnax.collections.asr.reading_ahead import Failed, Group, Opened, batches, groups, in_thread, opened
 from aronnax.collections.asr.words import segments_of
-from aronnax.collections.common.calls import at_least_one, check_mode
+from aronnax.collections.common.calls import at_least_one, check_known, check_mode
 from aronnax.collections.common.free_memory import free_bytes
 from aronnax.collections.common.results import Transcript, Word
 from aronnax.core.errors import AronnaxError, OptionError
@@ -49,14 +49,23 @@ class Options:
     """The keywords of `transcribe`, checked."""
 
     batch_size: int
+    """Recordings encoded together."""
     head: str
+    """Which of the model's heads decodes."""
     timestamps: bool
+    """Whether words and segments are made."""
     confidence: str | None
+    """How sure the model is of a word: "tsallis", "max_prob", or None for not at all."""
     chunk: str | float
+    """How long recordings are read: "auto", "full", "local", or seconds of a chunk."""
     vad: str | None
+    """What finds the speech that alone is decoded: "energy", "silero", or None for all of it."""
     sample_rate: int | None
+    """Samples a second of bare arrays and tensors."""
     language: str | None
+    """Written to the result."""
     progress: Callable[[float], None] | None
+    """Called with the seconds of audio finished since the last call."""
     request: Request | None = None
     """What a model that takes prompts is asked."""
 
@@ -68,25 +77,20 @@ class Options:
             raise OptionError("the model has no tokenizer, so its tokens cannot be turned into text")
         options = cls(head=model.choose_head(head), **given)
         at_least_one("batch_size", options.batch_size)
-        _check_known("confidence", options.confidence, CONFIDENCES)
+        check_known("confidence", options.confidence, CONFIDENCES)
         if options.confidence == "auto":
             options = replace(options, confidence=model.own_confidence)
-        _check_known("vad", options.vad, GATES)
+        check_known("vad", options.vad, GATES)
         plan.check_chunk(options.chunk)
         languages = getattr(model.tokenizer, "languages", ())
         if options.language is not None and languages:
-            _check_known("language", options.language, languages)
+            check_known("language", options.language, languages)
         return options
 
     @property
     def settings(self) -> Settings:
         """The part of them that the engine needs."""
         return Settings(self.batch_size, self.head, self.confidence, self.request)
-
-
-def _check_known(name: str, value: Any, known: Sequence[Any]) -> None:
-    if value not in known:
-        raise OptionError(f"{name}={value!r} is not known: use one of {', '.join(map(repr, known))}")
 
 
 @dataclass(frozen=True)

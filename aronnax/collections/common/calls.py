@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -24,3 +25,12 @@ def at_least_one(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise OptionError(f"{name}={value!r} must be a whole number of at least 1")
     return value
+
+
+def check_known(name: str, value: Any, known: Sequence[Any]) -> None:
+    """OptionError unless the value of the option `name` is one of those known.
+
+    >>> check_known("vad", "energy", ("energy", "silero", None))
+    """
+    if value not in known:
+        raise OptionError(f"{name}={value!r} is not known: use one of {', '.join(map(repr, known))}")

@@ -36,12 +36,19 @@ class Options:
     """The keywords of `diarize`, checked."""
 
     latency: float | str | None
+    """"offline", or seconds from a sound to what is said of it; None chooses by a recording's length."""
     batch_size: int
+    """Short recordings heard together."""
     processing: PostProcessing
+    """From probabilities to turns."""
     sample_rate: int | None
+    """Samples a second of bare arrays and tensors."""
     apart: bool
+    """Whether each channel has speakers of its own."""
     num_speakers: int | None
+    """How many to expect, where that is known."""
     progress: Callable[[float], None] | None
+    """Called with the seconds of audio finished since the last call."""
 
     @classmethod
     def checked(

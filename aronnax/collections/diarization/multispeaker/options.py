@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from aronnax.collections.asr.long_form.engine import Request
 from aronnax.collections.asr.transcribing import CONFIDENCES
-from aronnax.collections.common.calls import at_least_one, check_mode
+from aronnax.collections.common.calls import at_least_one, check_known, check_mode
 from aronnax.collections.common.results import Diarization
 from aronnax.collections.diarization.multispeaker.vocabulary import speaker_ids
 from aronnax.core.errors import OptionError
@@ -23,7 +23,7 @@ _ASKED = ("source_lang", "target_lang", "task", "pnc", "itn", "slots", "beam", "
 
 
 class Settings(TypedDict, total=False):
-    """The options of `transcribe` that `Options.checked` takes and gives defaults, as every recogniser names them."""
+    """The options that `Options.checked` takes and gives defaults; `MultispeakerModel.transcribe` explains them."""
 
     diarization: Diarization | list[Diarization] | None
     batch_size: int
@@ -51,16 +51,25 @@ class Options:
     """The keywords of `transcribe`, checked."""
 
     batch_size: int
+    """Recordings, or pieces of a long one, heard together."""
     head: str
+    """Which of the recogniser's heads decodes."""
     confidence: str | None
+    """How sure the model is of a word: "tsallis", "max_prob", or None for not at all."""
     piece: float
+    """Seconds that are recognised at once."""
     sample_rate: int | None
+    """Samples a second of bare arrays and tensors."""
     language: str | None
+    """Written to the results."""
     progress: Callable[[float], None] | None
+    """Called with the seconds of audio finished since the last call."""
     diarizations: tuple[Diarization, ...] | None
+    """Who speaks when in each recording, in place of what the model's diarizer finds."""
     speakers: dict[int, int]
     """The number of the speaker that each speaker token's id stands for."""
     request: Request | None
+    """What a prompted recogniser is asked."""
 
     @classmethod
     def checked(
@@ -83,10 +92,7 @@ class Options:
         if model.tokenizer is None:
             raise OptionError("the model has no tokenizer, so its tokens cannot be turned into text")
         at_least_one("batch_size", batch_size)
-        if confidence not in CONFIDENCES:
-            raise OptionError(
-                f"confidence={confidence!r} is not known: use one of {', '.join(map(repr, CONFIDENCES))}"
-            )
+        check_known("confidence", confidence, CONFIDENCES)
         if vad is not None:
             raise OptionError(
                 f"vad={vad!r} cannot be given: the diarizer of this model knows where there is speech"
