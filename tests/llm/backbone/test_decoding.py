@@ -204,6 +204,14 @@ def test_the_model_steps_by_itself_too(backbone):
     assert torch.equal(torch.stack(found), stepwise(backbone, more))
 
 
+def test_no_rows_give_no_answers_and_have_no_scores(backbone):
+    none, lengths = torch.zeros(0, 4, backbone.width), torch.zeros(0, dtype=torch.long)
+    decoder = backbone.bind(none, lengths)
+    assert generate(decoder, torch.zeros(0, 4, dtype=torch.long), lengths, eos=EOS, limits=lengths) == []
+    with pytest.raises(OptionError, match="there are no prompts to compute: give embeddings of one row"):
+        backbone.prefill(none, lengths, capacity=8)
+
+
 def test_a_changed_weight_is_seen(backbone):
     before = answers(backbone)
     weight = backbone.embedding.weight

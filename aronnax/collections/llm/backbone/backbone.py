@@ -205,7 +205,7 @@ class Backbone(nn.Module):
     ) -> tuple[Tensor, Any]:
         """Scores [B, V] after prompts [B, U, D], and a cache with room for `capacity` positions a row.
 
-        At most `chunk` positions are computed at a time. `step` goes on with the cache.
+        At most `chunk` positions are computed at a time. `step` goes on with the cache. OptionError without a row.
         """
         decoder = self.bind(embeddings, lengths, left_padded=left_padded, chunk=chunk, adapter=adapter)
         scores, cache = decoder.prefill(embeddings[..., 0], decoder.lengths, capacity=capacity)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from aronnax.collections.common.nn.generation.graphs import StepRunner
 from aronnax.collections.llm.backbone.steps import FixedSteps, Steps
+from aronnax.core.errors import OptionError
 
 
 class BoundDecoder:
@@ -38,8 +39,10 @@ class BoundDecoder:
     def prefill(self, tokens: Tensor, lengths: Tensor, *, capacity: int) -> tuple[Tensor, Any]:
         """Scores [B, V] after the prompts, and a cache for `capacity` - P tokens more than they have.
 
-        Of `tokens` [B, P] only the size counts: the prompts are known already.
+        Of `tokens` [B, P] only the size counts: the prompts are known already. OptionError if there are none.
         """
+        if not len(self.lengths):
+            raise OptionError("there are no prompts to compute: give embeddings of one row at least")
         room = self.embeddings.shape[1] + capacity - tokens.shape[1]
         return self.steps.prefill(self.embeddings, self.lengths, room, self.chunk)
 
