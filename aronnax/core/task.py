@@ -53,6 +53,8 @@ class Task(LightningModule):
 
     shortest_seconds: ClassVar[float] = 0.0
     """Shorter recordings cost as much as one of this length."""
+    logs_padding: ClassVar[bool] = False
+    """Whether it logs `train/padding` itself, because what it computes is not padded as the data are."""
 
     def __init__(self, model: Model, optim: OptimizerBuilder, *, seed: int = 0) -> None:
         super().__init__()

@@ -5,16 +5,21 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import Tensor
 
+pytest.importorskip("lhotse")
 pytest.importorskip("lightning")
 pytest.importorskip("peft")
 
+from aronnax.collections.common.data.loading import DataStats
 from aronnax.collections.common.optim import OptimConfig
+from aronnax.collections.common.training.callbacks import Shares
 from aronnax.collections.llm.backbone import BackboneConfig
 from aronnax.collections.llm.chat.messages import Audio, Message
 from aronnax.collections.llm.loss import IGNORED
@@ -25,6 +30,7 @@ from aronnax.collections.speechlm.model import SpeechLM
 from aronnax.collections.speechlm.task import SpeechLMTask, SpeechLMTaskConfig
 from aronnax.core.config import from_dict
 from aronnax.core.errors import ConfigError, OptionError
+from aronnax.core.task import Task
 from tests.llm.backbone.shapes import SHAPES
 from tests.speechlm import tiny
 from tests.speechlm.bestow import conftest as bestow_tests
@@ -166,6 +172,35 @@ def test_only_training_is_packed(monkeypatch: Any) -> None:
     total, count = task._loss(batch)
     assert task.losses(batch)["loss"].item() == pytest.approx((total / count).item(), rel=LOSS)
     assert rooms == [None, 1]
+
+
+@pytest.mark.parametrize("pack", [False, True, ONE_ROW])
+@pytest.mark.parametrize("name", ["salm", "bestow"])
+def test_the_padding_that_is_told_is_what_is_computed(name: str, pack: bool | int, monkeypatch: Any) -> None:
+    model = MODELS[name]()
+    task = SpeechLMTask(model, OptimConfig(), SpeechLMTaskConfig(pack=pack))
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(task, "log", lambda name, value, **how: told.setdefault(name, value))
+    batch = ragged(model, 0)
+    task.training_step(batch, 0)
+    filled = sum(
+        model.positions(ids[:length].tolist(), [len(signal) for signal in signals])
+        for ids, length, signals in zip(batch.ids, batch.id_lengths.tolist(), batch.signals())
+    )
+    computed = model.training_hidden(batch, int(pack) or None)[1].numel()
+    assert told["train/padding"] == pytest.approx(1 - filled / computed)
+    assert told["train/encoder_padding"] == batch.padding
+    # One row for all has no padding, rows of their own have a lot.
+    assert (told["train/padding"] == 0.0) == (pack == ONE_ROW)
+    assert (told["train/padding"] > 0.3) == (pack is False)
+
+
+def test_what_data_tell_of_padding_does_not_hide_what_the_task_tells() -> None:
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(stats=DataStats(seconds=1.0, padded_seconds=2.0)))
+    for task, told in ((SpeechLMTask, {"train/data_wait"}), (Task, {"train/data_wait", "train/padding"})):
+        module = Mock(logs_padding=task.logs_padding)
+        Shares(1).on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
+        assert {call.args[0] for call in module.log.call_args_list} == told
 
 
 def test_models_that_cannot_pack_say_so() -> None:

@@ -89,11 +89,14 @@ class SpeechLMTask(Task):
     """Trains a speech language model on the answers of conversations.
 
     The loss of a step is the mean over the learned tokens of all processes together, however they are shared out.
+    Training logs the shares of padding in the recordings of a batch (`train/encoder_padding`) and in the positions
+    that the language model computes (`train/padding`), which packing makes fewer.
     Validation logs `val/loss` (a token), `val/exact` (share of answers that are right to the letter) and `val/wer`;
     several sets have their own as `val/<set>/...`.
     """
 
     Config: ClassVar[type[SpeechLMTaskConfig]] = SpeechLMTaskConfig
+    logs_padding: ClassVar[bool] = True
     model: SpeechLM
 
     def __init__(
@@ -110,6 +113,8 @@ class SpeechLMTask(Task):
         super().__init__(model, optim, seed=seed)
         self.config = config
         self._sets: list[Validated] = []
+        self._computed = 0
+        """Positions of the language model in the last step, padding counted."""
         self._whole = ExitStack()
         choose_what_learns(model, config)
         model.llm.gradient_checkpointing = config.gradient_checkpointing
@@ -148,13 +153,17 @@ class SpeechLMTask(Task):
     def _loss(self, batch: ConversationBatch, room: int | None = None) -> tuple[Tensor, Tensor]:
         """The loss summed over the learned tokens of a batch, and how many these are."""
         hidden, labels = self.model.training_hidden(batch, room)
+        self._computed = labels.numel()
         return answer_cross_entropy(hidden, labels, self.model.llm.logits, reduction="sum")
 
     def training_step(self, batch: ConversationBatch, batch_idx: int) -> Tensor:
         """Computes and logs the loss, and how much of the batch is padding."""
-        self.log("train/padding", batch.padding, batch_size=len(batch))
-        self.log("train/token_padding", batch.token_padding, batch_size=len(batch))
-        return super().training_step(batch, batch_idx)
+        loss = super().training_step(batch, batch_idx)
+        words = int(batch.id_lengths.sum()) - len(batch.signal_lengths)
+        filled = words + self.model.positions([], batch.signal_lengths.tolist())
+        self.log("train/encoder_padding", batch.padding, batch_size=len(batch))
+        self.log("train/padding", 1.0 - filled / self._computed, batch_size=len(batch), prog_bar=True)
+        return loss
 
     def _set_modes(self) -> None:
         super()._set_modes()

@@ -79,7 +79,6 @@ def test_padding_is_the_share_that_is_not_there(tokenizer: ChatTokenizer) -> Non
     rows = [tokenizer.render([user("a", HEARD), says("b")], answer=True) for _ in range(2)]
     batch = collate(rows, [torch.ones(4), torch.ones(2)], ["b", "b"], ["x", "y"], tokenizer.pad_id)
     assert batch.padding == pytest.approx(0.25)
-    assert batch.token_padding == 0.0
 
 
 def test_a_batch_travels_between_processes_and_devices(tokenizer: ChatTokenizer) -> None:

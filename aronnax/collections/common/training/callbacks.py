@@ -12,7 +12,8 @@ class Shares(Callback):
     """Logs `train/data_wait` (share of wall time) and `train/padding` (share of batches that is padding).
 
     Both come from the `stats` of the data module, and are those since the last logging; with other data there
-    is nothing to log.
+    is nothing to log. A task that computes other rows than the data have (`logs_padding`) says itself how much of
+    them is padding.
     """
 
     def __init__(self, every: int) -> None:
@@ -26,7 +27,8 @@ class Shares(Callback):
         if stats is None or (batch_idx + 1) % self.every:
             return
         pl_module.log("train/data_wait", stats.wait, prog_bar=True)
-        pl_module.log("train/padding", stats.padding, prog_bar=True)
+        if not getattr(pl_module, "logs_padding", False):
+            pl_module.log("train/padding", stats.padding, prog_bar=True)
         stats.reset()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -57,22 +57,13 @@ class ConversationBatch:
     @property
     def padding(self) -> float:
         """Share of the signal that is padding, 0 to 1."""
-        return _padding(self.signal, self.signal_lengths)
-
-    @property
-    def token_padding(self) -> float:
-        """Share of the ids that is padding, 0 to 1."""
-        return _padding(self.ids, self.id_lengths)
+        return 1.0 - float(self.signal_lengths.sum()) / self.signal.numel() if self.signal.numel() else 0.0
 
     def signals(self) -> list[list[Tensor]]:
         """The recordings of each row, [S] each, without padding."""
         flat = [row[:length] for row, length in zip(self.signal, self.signal_lengths.tolist())]
         ends = self.audio_counts.cumsum(0).tolist()
         return [flat[end - count : end] for end, count in zip(ends, self.audio_counts.tolist())]
-
-
-def _padding(padded: Tensor, lengths: Tensor) -> float:
-    return 1.0 - float(lengths.sum()) / padded.numel() if padded.numel() else 0.0
 
 
 def collate(
