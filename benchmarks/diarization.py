@@ -11,7 +11,8 @@ from NeMo's probabilities. The fp32 matrix limit is what the linear layers' mult
 best speed that such a product reaches here: no fp32 program that encodes the same frames can be faster.
 
 `step` is for a machine that is never quiet: one step of a stream whose cache is full and whose queue is as long as
-on average, again and again, the sides in turn, and of each the time that was the shortest.
+on average, again and again, the sides in turn, and of each the time that was the shortest. With several threads, which
+wait for each other, it is wall time.
 
 `memory` needs no NeMo: a miniature hears three hours at 30.4 s latency, as long recordings are heard, and half an
 hour at 1.04 s, whose steps are 57 times as many; the memory of the process is read six times.
@@ -222,6 +223,7 @@ def one_step(repeats: int, threads: int) -> dict[str, Any]:
     length = profile.cache + profile.fifo - profile.update // 2 + profile.left + profile.chunk + profile.right
     frames, lengths = torch.randn(1, length, width), torch.tensor([length])
     times: dict[str, list[float]] = {name: [] for name in ("NeMo", *models)}
+    kind, clock = ("processor", time.process_time) if threads == 1 else ("wall", time.perf_counter)
     with tempfile.TemporaryDirectory() as name, torch.inference_mode():
         archive, given = Path(name) / "model.nemo", Path(name) / "frames.npy"
         nemo.save(model, archive)
@@ -229,17 +231,17 @@ def one_step(repeats: int, threads: int) -> dict[str, Any]:
         peer = Peer(nemo_python(), "nemo_sortformer.py")
         peer.call("build", archive=str(archive), threads=threads)
         for _ in range(repeats + 1):
-            times["NeMo"].append(peer.call("encode", frames=str(given))["processor"])
+            times["NeMo"].append(peer.call("encode", frames=str(given))[kind])
             for side, one in models.items():
-                start = time.process_time()
+                start = clock()
                 one.activity(frames, lengths)
-                times[side].append(time.process_time() - start)
+                times[side].append(clock() - start)
         peer.close()
     sides: dict[str, dict[str, float]] = {
-        side: {"processor": min(taken[1:]), "median": statistics.median(taken[1:])}
-        for side, taken in times.items()
+        side: {kind: min(taken[1:]), "median": statistics.median(taken[1:])} for side, taken in times.items()
     }
-    sides["fp32 matrix limit"] = limit(model, length, length)
+    if threads == 1:
+        sides["fp32 matrix limit"] = limit(model, length, length)
     return {"repeats": repeats, "threads": threads, "sides": sides}
 
 
@@ -277,10 +279,11 @@ def memory(hours: float) -> dict[str, Any]:
 def tell(mode: str, row: dict[str, Any]) -> None:
     """Print one mode's table."""
     what = f"{row['seconds of audio']:g} s of audio" if "seconds of audio" in row else "shortest of all"
-    print(f"\n{mode}: {what}, {row['threads']} threads, processor seconds")
-    theirs = row["sides"]["NeMo"]["processor"]
+    kind = "processor" if "processor" in row["sides"]["NeMo"] else "wall"
+    print(f"\n{mode}: {what}, {row['threads']} threads, {kind} seconds")
+    theirs = row["sides"]["NeMo"][kind]
     for name, side in row["sides"].items():
-        line = f"  {name:18} {side['processor']:8.3f} s  {theirs / side['processor']:5.2f}x NeMo"
+        line = f"  {name:18} {side[kind]:8.3f} s  {theirs / side[kind]:5.2f}x NeMo"
         if "largest difference" in side:
             line += f"   wall {side['wall']:7.1f} s   differs by {side['largest difference']:.1e}"
         print(line)
@@ -311,7 +314,8 @@ def main() -> None:
             )
             tell(mode, row)
         kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        save("diarization", {**kept, mode: row})
+        name = mode if row.get("threads", 1) == 1 else f"{mode}, {row['threads']} threads"
+        save("diarization", {**kept, name: row})
 
 
 if __name__ == "__main__":
