@@ -11,8 +11,8 @@ from NeMo's probabilities. The fp32 matrix limit is what the linear layers' mult
 best speed that such a product reaches here: no fp32 program that encodes the same frames can be faster.
 
 `step` is for a machine that is never quiet: one step of a stream whose cache is full and whose queue is as long as
-on average, again and again, the sides in turn, and of each the time that was the shortest. With several threads, which
-wait for each other, it is wall time.
+on average, again and again, the sides in turn, and of each the time that was the shortest. With several threads,
+which wait for each other, it is wall time.
 
 `memory` needs no NeMo: a miniature hears three hours at 30.4 s latency, as long recordings are heard, and half an
 hour at 1.04 s, whose steps are 57 times as many; the memory of the process is read six times.
