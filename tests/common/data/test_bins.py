@@ -109,6 +109,18 @@ def test_equal_edges_become_one_bucket_and_are_counted() -> None:
     assert (parting.edges, parting.rates, parting.asked) == ([(1.5, 3), (2.5, 3)], (4.0, 2.0), 3)
 
 
+def test_what_lies_beyond_given_edges_is_a_bucket_too_and_is_counted() -> None:
+    seen = Seen([], [0.5, 1.1, 2.86], [3, 3, 3], complete=True)
+    options = {"two_dimensional": False, "sub_buckets": 2, "longest": None}
+    for given, edges, asked in (
+        ((1.0, 2.0), [1.0, 2.0, 2.86], 3),
+        ((1.0, 1.0, 2.0), [1.0, 2.0, 2.86], 4),
+        ((1.00001, 2.0, 5.0), [1.00001, 2.0, 5.0], 3),
+    ):
+        parting = edges_for_fixed_sizes(BatchingConfig(bucket_duration_bins=given), seen, **options)  # type: ignore[arg-type]
+        assert (parting.edges, parting.asked) == (edges, asked)
+
+
 def test_durations_equal_but_for_less_than_a_millisecond_end_one_bucket() -> None:
     report = report_1d([1.00010, 1.00015, 1.00020, 2.0] * 5, 4, 10.0)
     edges = yaml.safe_load(report)["batching"]["bucket_duration_bins"]

@@ -61,17 +61,17 @@ def edges_for_fixed_sizes(
 ) -> Parting:
     """Upper edges that every recording seen lies below.
 
-    They are the configuration's own, or estimated, outliers in tokens left out; equal ones become one. `longest` is
-    how long a recording may become that was not seen, where that is known.
+    They are the configuration's own, and one for what lies beyond them, or estimated, outliers in tokens left out;
+    equal ones become one. `longest` is how long a recording may become that was not seen, where that is known.
     """
     given = list(batching.bucket_duration_bins)
     top = max([*seen.seconds, *([longest] if longest and not seen.complete else [])])
     if given and batching.two_dimensional == (two_dimensional or batching.two_dimensional):
-        if isinstance(given[-1], tuple) or batching.bucket_batch_sizes:
+        end = given[-1]
+        if isinstance(end, tuple) or batching.closed or top <= end:
             return _distinct(given, batching.bucket_max_tokens_per_second, len(given))
-        edges = _rising([*(edge for edge in given if isinstance(edge, float)), top])
-        rates = batching.bucket_max_tokens_per_second if edges == given else ()
-        return Parting(edges, rates, len(given))
+        # Beyond the last edge is one bucket more, which ends with the longest recording now.
+        return _distinct([*given, _up(top)], (), len(given) + 1)
     if not two_dimensional:
         estimated = estimate_bins(seen.seconds, batching.buckets)
         return Parting(_rising([*estimated[:-1], top]), (), batching.buckets)
