@@ -6,7 +6,7 @@ A verb stays a function that Python can call and the type checker can read.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
@@ -47,6 +47,17 @@ def command(function: Callable[..., None]) -> click.Command:
         help=inspect.getdoc(function),
         context_settings={"max_content_width": WIDTH},
     )
+
+
+def given(function: Callable[..., None], values: Mapping[str, Any]) -> list[str]:
+    """Names of the parameters of `function` whose values are not its defaults, written as on the command line.
+
+    >>> def greet(name: str, at_most: int = 3) -> None: ...
+    >>> given(greet, {"name": "Ned", "at_most": 3}), given(greet, {"at_most": 4})
+    (['--name'], ['--at-most'])
+    """
+    known = inspect.signature(function).parameters
+    return [f"--{name.replace('_', '-')}" for name, value in values.items() if value != known[name].default]
 
 
 def _parameter(parameter: inspect.Parameter) -> click.Parameter:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from aronnax.cli.commands import Argument, Option
+from aronnax.cli.commands import Argument, Option, given
 from aronnax.cli.hearing import Loading, Speakers, hear
 from aronnax.cli.live_words import LiveWords, hear_live
 from aronnax.core.errors import OptionError
 
 DEFAULT_MODEL = "nvidia/parakeet-tdt-0.6b-v3"
-_LIVE = {"batch_size": 8, "chunk": "auto", "confidence": "auto", "channels": "mix"}
-"""The defaults, other than None, of options that `--live` does not take."""
 
 
 def transcribe(
@@ -135,25 +134,26 @@ def transcribe(
         "confidence": confidence,
         "language": language,
     }
+    telling = {"channels": channels, "speakers": speakers}
     if live:
         if out is not None or diarize is not None:
             raise OptionError("--live prints words as they are written: --out and --diarize need recordings")
-        given = options | {"channels": channels, "speakers": speakers} | asked
-        _refuse_live([name for name, value in given.items() if value != _LIVE.get(name)])
+        _refuse_live(options | telling | {name: value for name, value in asked.items() if name != "prompt"})
         raise SystemExit(hear_live(inputs, loading, formats, replace(listening, prompt=prompt), verbose))
     if listening != LiveWords(None, None, None):
         raise OptionError("--wait, --stride and --rate are for --live")
     if not inputs:
-        raise OptionError("nothing to transcribe: name recordings, or - for stdin")
-    if diarize is None and (speakers is not None or channels != "mix"):
+        taken = f"; --diarize took {diarize!r} for a diarizer's name, put it in front" if diarize else ""
+        raise OptionError(f"nothing to transcribe: name recordings, or - for stdin{taken}")
+    if diarize is None and given(transcribe, telling):
         raise OptionError("--speakers and --channels are for --diarize")
-    telling = None if diarize is None else Speakers(diarize, {"channels": channels, "num_speakers": speakers})
-    raise SystemExit(hear(inputs, loading, formats, out, options, asked, verbose, telling))
+    who = None if diarize is None else Speakers(diarize, {"channels": channels, "num_speakers": speakers})
+    raise SystemExit(hear(inputs, loading, formats, out, options, asked, verbose, who))
 
 
-def _refuse_live(given: list[str]) -> None:
-    """OptionError for options that a model which writes while it listens does not have."""
-    strange = [f"--{name.replace('_', '-')}" for name in given if name != "prompt"]
+def _refuse_live(options: Mapping[str, Any]) -> None:
+    """OptionError for options that a model which writes while it listens does not have, where they were given."""
+    strange = given(transcribe, options)
     if strange:
         raise OptionError(
             f"--live has a BESTOW model write while it listens, and asks in words, with --prompt: it takes no "
