@@ -39,8 +39,11 @@ def load(
         HubError: the name leads nowhere.
         CheckpointError: the checkpoint is damaged, hostile, or of another family.
         ConfigError: its configuration holds an option that is not supported.
+        OptionError: the device is not known or not there, the dtype is a name, or the weights do not run there.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise OptionError(f"dtype={dtype!r} is not a type of torch; pass dtype=torch.bfloat16, say")
     if weights is not None:
         check_weights(weights)
         if device.type != "cpu":
@@ -57,6 +60,22 @@ def load(
     if weights is not None:
         quantise(model, weights)
     return model
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    """The device, once something could be put there."""
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise OptionError(f"device={str(device)!r} is not known: use cpu, cuda, cuda:1, mps, ...") from None
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+        raise OptionError(
+            f"device={str(device)!r} cannot be used here ({reason}); device='cpu' always can"
+        ) from None
+    return found
 
 
 def open_parts(path: Path) -> Parts:

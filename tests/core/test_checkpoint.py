@@ -236,6 +236,19 @@ def test_int8_is_checked_before_anything_is_loaded(saved: Path) -> None:
         load(saved, weights="int4")
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"device": "gpu"}, "device='gpu' is not known: use cpu, cuda"),
+        ({"device": "cuda:99"}, r"device='cuda:99' cannot be used here \(.+\); device='cpu' always can"),
+        ({"dtype": "bfloat16"}, "dtype='bfloat16' is not a type of torch; pass dtype=torch.bfloat16"),
+    ],
+)
+def test_a_device_that_is_not_there_or_a_name_for_a_type_is_said(saved: Path, asked: dict, said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        load(saved, **asked)
+
+
 @pytest.mark.parametrize("step", ["save_file", "write_synced", "sync_file"])
 def test_a_full_disk_leaves_the_old_checkpoint(
     toy: Toy, saved: Path, step: str, monkeypatch: pytest.MonkeyPatch
