@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -135,7 +136,7 @@ def evaluate(
         (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         print(f"rows are in {out / 'utterances.jsonl'}")
     for name, reason in result.failed:
-        named = reason.startswith(f"{manifest}, line ")
+        named = reason.startswith((f"{manifest}, line ", f"{os.path.normpath(name)}: "))
         print(f"not scored: {reason}" if named else f"not scored: {name}: {reason}", file=sys.stderr)
     if result.failed:
         raise SystemExit(1)

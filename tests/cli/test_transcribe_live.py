@@ -111,6 +111,7 @@ def test_ctrl_c_writes_the_rest(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         ),
         (["a.wav", "--wait", 2], "are for --live"),
         ([], "nothing to transcribe"),
+        (["--diarize", "a.wav"], "--diarize took 'a.wav' for a diarizer's name"),
     ],
 )
 def test_what_does_not_fit_is_refused(run: Run, arguments: list[object], why: str) -> None:

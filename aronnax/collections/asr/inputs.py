@@ -206,7 +206,14 @@ def _from_line(line: Mapping[str, Any]) -> Source:
     """A manifest line as a mapping, as people pass them from Python."""
     audio = line.get("audio_filepath")
     if not isinstance(audio, (str, os.PathLike)):
-        raise AudioError(f"a mapping given as input needs 'audio_filepath'; this one has {sorted(line)}")
+        samples = (
+            "; pass (x['array'], x['sampling_rate']) of a row of Hugging Face datasets"
+            if "array" in line
+            else ""
+        )
+        raise AudioError(
+            f"a mapping given as input needs 'audio_filepath'; this one has {sorted(line)}{samples}"
+        )
     language = line.get("lang")
     return Source(
         name=str(audio),

@@ -118,6 +118,12 @@ def test_any_rate_is_resampled(model: HybridModel, tmp_path: Path, rate: int) ->
         (b"", {}, AudioError, "empty"),
         (b"not a recording", {}, AudioError, "audio bytes"),
         ({"text": "hello"}, {}, AudioError, "'audio_filepath'"),
+        (
+            {"array": np.zeros(9), "sampling_rate": 16000},
+            {},
+            AudioError,
+            r"pass \(x\['array'\], x\['sampling_rate'\]\)",
+        ),
         (12, {}, OptionError, "cannot transcribe a int"),
         (None, {}, OptionError, "cannot transcribe a NoneType"),
     ],

@@ -35,8 +35,11 @@ def test_entries_come_in_order_with_paths_beside_the_manifest(tmp_path: Path) ->
     ("line", "message"),
     [
         ("{not json}", "line 2: not JSON"),
-        ('"a.wav"', "line 2: str instead of an object"),
-        ('{"text": "a"}', "line 2: the field audio_filepath is missing"),
+        ('"a.wav"', "line 2: str instead of an object with named fields; a manifest has one JSON"),
+        (
+            '{"path": "a.wav", "text": "a"}',
+            "line 2: the field audio_filepath is missing; the line has path, text",
+        ),
         ('{"audio_filepath": 3}', "line 2: audio_filepath is 3; it must be a path"),
         ('{"audio_filepath": "a.wav", "text": ["a"]}', r"line 2: text is \['a'\]; it must be a string"),
         ('{"audio_filepath": "a.wav", "duration": -1}', r"line 2: duration is negative \(-1\)"),

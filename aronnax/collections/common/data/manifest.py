@@ -88,14 +88,19 @@ def parse_entry(line: str | bytes, path: Path, number: int, text_field: str = "t
             f"{where}: not JSON ({error}); a manifest has one JSON object in each line"
         ) from None
     if not isinstance(fields, dict):
-        raise ManifestError(f"{where}: {type(fields).__name__} instead of an object with named fields")
+        raise ManifestError(
+            f"{where}: {type(fields).__name__} instead of an object with named fields; a manifest"
+            " has one JSON object in each line"
+        )
     if fields.get("_skipme"):
         return None
     audio = fields.get("audio_filepath")
     if audio is None:
         talks = "messages" in fields or "conversations" in fields
-        hint = "; it holds a conversation, which an input of `type: conversations` reads" if talks else ""
-        raise ManifestError(f"{where}: the field audio_filepath is missing{hint}")
+        hint = "it holds a conversation, which an input of `type: conversations` reads"
+        if not talks:
+            hint = f"the line has {', '.join(map(str, fields)) or 'no field'}"
+        raise ManifestError(f"{where}: the field audio_filepath is missing; {hint}")
     if not isinstance(audio, str) or not audio:
         raise ManifestError(f"{where}: audio_filepath is {audio!r}; it must be a path")
     text = fields.get(text_field)

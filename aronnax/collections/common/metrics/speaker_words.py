@@ -57,7 +57,7 @@ def score_speaker_words(
     if unknown:
         raise OptionError(
             f"the hypothesis names {unknown[0]!r}, which the reference does not; it names"
-            f" {', '.join(sorted(reference)[:5]) or 'no recording'}"
+            f" {', '.join(sorted(reference)[:5]) or 'no recording'}; leave it out, or name it as the reference does"
         )
     clean = normaliser(normalise)
     return {
