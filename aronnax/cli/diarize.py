@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from aronnax.cli.commands import Argument, Option
+from aronnax.cli.commands import Argument, Option, given
 from aronnax.cli.delivery import Files, Printed, check_formats, deliver_all
 from aronnax.cli.hearing import default_diarizer, load_diarizer, say_what_is_logged, stdin
 from aronnax.core.errors import AronnaxError, OptionError
@@ -16,7 +17,7 @@ from aronnax.core.errors import AronnaxError, OptionError
 if TYPE_CHECKING:
     from aronnax.collections.asr.inputs import Source
     from aronnax.collections.common.results import Diarization
-    from aronnax.collections.diarization.diarizing import Options, Result
+    from aronnax.collections.diarization.diarizing import Result
     from aronnax.collections.diarization.sortformer.model import SortformerModel
 
 FORMATS = ("rttm", "json", "png")
@@ -85,61 +86,51 @@ def diarize(
     if rate is not None and not live:
         raise OptionError("--rate is for --live: recordings say their own")
     wanted = check_formats(formats, FORMATS, out)
-    loaded = load_diarizer(model or default_diarizer(), device)
-    if weights is not None:
-        from aronnax.core.quantise import quantise
-
-        quantise(loaded, weights)
-    given: dict[str, Any] = {
-        "preset": preset,
-        "replaced": {
-            "onset": onset,
-            "offset": offset,
-            "pad_onset": pad_onset,
-            "pad_offset": pad_offset,
-            "min_duration_on": min_duration_on,
-            "min_duration_off": min_duration_off,
-        },
-    }
-    if live:
-        from aronnax.cli.live import Live, listen
-
-        if out is not None or "png" in wanted or latency == "offline" or channels != "mix" or speakers:
-            raise OptionError(
-                "--live prints rttm or json as turns end: --out, --format png, --latency offline, --channels and"
-                " --speakers need whole recordings"
-            )
-        raise SystemExit(listen(loaded, inputs, Live(_latency(latency), wanted[0], rate), given))
-    from aronnax.collections.diarization.diarizing import Options
-
-    options: Callable[..., Options] = partial(
-        Options.checked,
-        loaded,
-        latency=_latency(latency),
-        batch_size=batch_size,
-        channels=channels,
-        num_speakers=speakers,
-        **given,
-    )
-    if not inputs:
+    whole = {"channels": channels, "speakers": speakers, "out": out}
+    if live and (given(diarize, whole) or "png" in wanted or latency == "offline"):
+        raise OptionError(
+            "--live prints rttm or json as turns end: --out, --format png, --latency offline, --channels and"
+            " --speakers need whole recordings"
+        )
+    if not live and not inputs:
         raise OptionError(
             "nothing to diarize: name recordings, or - for stdin; --live listens to a microphone"
         )
-    raise SystemExit(_diarize(loaded, inputs, options, wanted, out, probabilities))
+    loaded = load_diarizer(model or default_diarizer(), device, weights)
+    replaced = {
+        "onset": onset,
+        "offset": offset,
+        "pad_onset": pad_onset,
+        "pad_offset": pad_offset,
+        "min_duration_on": min_duration_on,
+        "min_duration_off": min_duration_off,
+    }
+    turns = {"preset": preset, "replaced": replaced}
+    if live:
+        from aronnax.cli.live import Live, listen
+
+        raise SystemExit(listen(loaded, inputs, Live(_latency(latency), wanted[0], rate), turns))
+    told = {
+        "latency": _latency(latency),
+        "batch_size": batch_size,
+        "channels": channels,
+        "num_speakers": speakers,
+    }
+    raise SystemExit(_diarize(loaded, inputs or [], told | turns, wanted, out, probabilities))
 
 
 def _diarize(
     model: SortformerModel,
     inputs: list[str],
-    options: Callable[..., Options],
+    told: Mapping[str, Any],
     formats: list[str],
     out: Path | None,
     probabilities: bool,
 ) -> int:
     from aronnax.collections.asr.inputs import sources
-    from aronnax.collections.diarization.diarizing import diarize_iter
+    from aronnax.collections.diarization.diarizing import Options, diarize_iter
 
-    options()
+    options = Options.checked(model, **told)
     if "png" in formats:
         from aronnax.collections.diarization.picture import check_drawing
 
@@ -150,7 +141,7 @@ def _diarize(
     names = [None if isinstance(source, AronnaxError) else source.name for source in found]
 
     def results(progress: Callable[[float], None]) -> Generator[Result, None, None]:
-        yield from diarize_iter(model, found, options(progress=progress))
+        yield from diarize_iter(model, found, replace(options, progress=progress))
 
     def value(result: Result) -> tuple[Diarization | None, Any]:
         return result.diarization, found[result.index]

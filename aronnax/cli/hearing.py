@@ -178,12 +178,12 @@ def default_diarizer() -> str:
     return BUNDLED_DIARIZER if BUNDLED_DIARIZER in bundled() else PUBLISHED_DIARIZER
 
 
-def load_diarizer(name: str, device: str | None) -> SortformerModel:
+def load_diarizer(name: str, device: str | None, weights: str | None = None) -> SortformerModel:
     """The model of that name; OptionError if it does not tell speakers apart."""
     from aronnax.collections.diarization.sortformer.model import SortformerModel
     from aronnax.core.loading import load
 
-    model = load(name, device=device)
+    model = load(name, device=device, weights=weights)
     if not isinstance(model, SortformerModel):
         raise OptionError(f"{name} holds a {type(model).__name__}, which does not diarize")
     return model
