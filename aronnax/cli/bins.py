@@ -89,12 +89,9 @@ def bins(
         raise ManifestError(
             "name the data: NeMo manifests, files of conversations, Lhotse cuts (.jsonl.gz) or shar folders"
         )
-    try:
-        from aronnax.collections.common.data import measuring
-        from aronnax.collections.speechlm.conversation.measuring import are_conversations
-    except ImportError as error:
-        raise MissingExtraError(error.name or "lhotse", "train", "aronnax bins") from None
-    talks = any(map(are_conversations, data))
+    talks = _talks(data)
+    from aronnax.collections.common.data import measuring
+
     two_dimensional = two_dimensional or (tokenizer is not None and not talks)
     if tokenizer is None and (two_dimensional or talks):
         what = "conversations are" if talks else "--two-dimensional is"
@@ -105,23 +102,17 @@ def bins(
         need_matplotlib()
     noun = "conversations" if talks else "recordings"
     counting = Counting(tokenizer, prompt, extra_tokens, token_seconds if talks else None)
-    lengths, counts = _measured(data, counting, limit, noun)
-    inside = [
-        i
-        for i, length in enumerate(lengths)
-        if length >= min_duration and (max_duration is None or length <= max_duration)
-    ]
-    if not inside:
-        raise ManifestError(f"{', '.join(data)}: none of {len(lengths)} {noun} lies within the limits")
-    durations = [lengths[i] for i in inside]
+    measured = _measured(data, counting, limit, noun)
+    durations, tokens = _inside(*measured, min_duration, max_duration)
+    if not durations:
+        raise ManifestError(f"{', '.join(data)}: none of {len(measured[0])} {noun} lies within the limits")
     hours = sum(durations) / 3600
     print(f"# {len(durations)} {noun}, {hours:.2f} h, {min(durations):.2f} to {max(durations):.2f} s")
-    if len(inside) < len(lengths):
-        print(f"# {len(lengths) - len(inside)} outside the limits were left out")
+    if len(durations) < len(measured[0]):
+        print(f"# {len(measured[0]) - len(durations)} outside the limits were left out")
     if not two_dimensional:
         print(measuring.report_1d(durations, buckets, batch_duration))
         return
-    tokens = [counts[i] for i in inside]
     report, before, after = measuring.report_2d(
         durations, tokens, buckets, sub_buckets, batch_duration, outlier
     )
@@ -129,6 +120,27 @@ def bins(
     if plot is not None:
         draw_waste(before, after, plot)
         print(f"# the plot is in {plot}")
+
+
+def _talks(data: Sequence[str]) -> bool:
+    """Whether there are conversations among the data; MissingExtraError where these cannot be read."""
+    try:
+        from aronnax.collections.speechlm.conversation.measuring import are_conversations
+    except ImportError as error:
+        raise MissingExtraError(error.name or "lhotse", "train", "aronnax bins") from None
+    return any(map(are_conversations, data))
+
+
+def _inside(
+    lengths: Sequence[float], counts: Sequence[int], shortest: float, longest: float | None
+) -> tuple[list[float], list[int]]:
+    """Seconds and tokens of what is neither too short nor too long; no tokens where none were counted."""
+    inside = [
+        place
+        for place, length in enumerate(lengths)
+        if shortest <= length and (longest is None or length <= longest)
+    ]
+    return [lengths[place] for place in inside], [counts[place] for place in inside] if counts else []
 
 
 def _measured(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from aronnax.cli.commands import Argument, Option
+from aronnax.cli.hearing import Loading
 from aronnax.cli.terminal import bar, table
 from aronnax.core.errors import OptionError
 
@@ -102,13 +103,6 @@ def evaluate(
         boosting = Boosting(keywords, list_lengths, normaliser, batch_size, prompt)
         score_keywords(model, manifest, boosting, device, out)
         return
-    from aronnax.collections.asr.evaluation import evaluate as run
-    from aronnax.collections.asr.evaluation import write_rows
-    from aronnax.collections.common.data.manifest import read_manifest
-    from aronnax.core.loading import load
-
-    seconds = sum(entry.duration or 0.0 for entry in read_manifest(manifest))
-    loaded: Any = load(model, device=device, weights=weights)
     asked = {
         "source_lang": source_lang,
         "target_lang": target_lang,
@@ -116,30 +110,50 @@ def evaluate(
         "prompt": prompt,
         "head": head,
     }
-    asked = checked_options(loaded, model, asked)
-    with bar(
-        seconds or None, "{l_bar}{bar:30}| {n:.0f} of {total:.0f} s of audio, {remaining} left"
-    ) as shown:
-        result = run(
-            loaded,
-            manifest,
-            normalise=normaliser,
-            batch_size=batch_size,
-            progress=None if shown is None else shown.update,
-            **asked,
-        )
+    result = _heard(Loading(model, device, None, weights), manifest, asked, normaliser, batch_size)
     for line in report(result):
         print(line)
     if out is not None:
-        write_rows(result, out / "utterances.jsonl")
-        summary = {"model": model, "manifest": str(manifest), "normalise": normaliser, **result.to_dict()}
-        (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        print(f"rows are in {out / 'utterances.jsonl'}")
+        _write(result, out, {"model": model, "manifest": str(manifest), "normalise": normaliser})
     for name, reason in result.failed:
         named = reason.startswith((f"{manifest}, line ", f"{os.path.normpath(name)}: "))
         print(f"not scored: {reason}" if named else f"not scored: {name}: {reason}", file=sys.stderr)
     if result.failed:
         raise SystemExit(1)
+
+
+def _heard(
+    loading: Loading, manifest: Path, asked: Mapping[str, Any], normaliser: str, batch_size: int
+) -> Evaluation:
+    """What a model makes of a manifest, with a bar of progress; OptionError if it cannot be asked that."""
+    from aronnax.collections.asr.evaluation import evaluate as run
+    from aronnax.collections.common.data.manifest import read_manifest
+    from aronnax.core.loading import load
+
+    seconds = sum(entry.duration or 0.0 for entry in read_manifest(manifest))
+    loaded: Any = load(loading.name, device=loading.device, weights=loading.weights)
+    given = checked_options(loaded, loading.name, asked)
+    with bar(
+        seconds or None, "{l_bar}{bar:30}| {n:.0f} of {total:.0f} s of audio, {remaining} left"
+    ) as shown:
+        return run(
+            loaded,
+            manifest,
+            normalise=normaliser,
+            batch_size=batch_size,
+            progress=None if shown is None else shown.update,
+            **given,
+        )
+
+
+def _write(result: Evaluation, out: Path, of: Mapping[str, str]) -> None:
+    """Totals and rows below `out`; `of` says what was scored how."""
+    from aronnax.collections.asr.evaluation import write_rows
+
+    write_rows(result, out / "utterances.jsonl")
+    summary = {**of, **result.to_dict()}
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    print(f"rows are in {out / 'utterances.jsonl'}")
 
 
 def checked_options(model: Any, name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
