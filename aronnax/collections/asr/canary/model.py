@@ -200,7 +200,7 @@ class CanaryModel(SpeechRecognizer):
         slots: values of any other slot of the prompt, such as {"decodercontext": "earlier text"}.
         beam, length_penalty: width of the beam and exponent of its length normalisation ((5 + length) / 6).
         guard: cut off text that repeats itself, and drop text where nobody speaks; False gives all that is written.
-        The other options are those of every recogniser; `chunk` is how much is heard at once, "full" for all.
+        The others are those of `SpeechRecognizer.transcribe`; `chunk` is how much is heard at once, "full" for all.
         Longer recordings are cut in silences where there are any, and with overlap where there are none.
 
         What is not given here is taken from a manifest's line (`source_lang`, `target_lang`, `taskname`, `pnc`,

@@ -223,10 +223,10 @@ class MultispeakerModel(Model):
         Words have times and speakers: SPEAKER 1 is the first to arrive. x is what every recogniser takes.
 
         diarization: who speaks when (one for each recording), in place of what the model's diarizer finds.
-        head, confidence, batch_size (8), sample_rate, language, progress: as of every recogniser.
+        head, confidence, batch_size (8), sample_rate, language, progress: as in `SpeechRecognizer.transcribe`.
         chunk: "auto", or the seconds that are recognised at once where a recording is longer.
         vad: None; the diarizer knows where there is speech.
-        The others are those of a prompted recogniser (`source_lang`, `pnc`, `slots`, `beam`, ...), see `CanaryModel`.
+        The others, of a prompted recogniser (`source_lang`, `pnc`, `slots`, ...), are in `CanaryModel.transcribe`.
 
         Raises OptionError for an option, AudioError or ManifestError for the first input that cannot be read.
         """
