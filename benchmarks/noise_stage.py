@@ -5,6 +5,9 @@
 Trains `examples/asr/canary_small.yaml` on the spoken digits of FSDD (English, and German by prompt), then
 `examples/asr/canary_noise_stage.yaml`, whose sounds are all generated. It is judged on real ones that no training has
 heard: field noises and musical instruments.
+
+No run of it is kept in `results`. What such a stage did to a larger model, digits-canary, is told and measured in
+`docs/digits_canary.md`.
 """
 
 from __future__ import annotations
