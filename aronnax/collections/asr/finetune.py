@@ -169,13 +169,16 @@ def adapt(
 
 
 def _assign(model: SpeechRecognizer, state: Mapping[str, Tensor], *, complete: bool) -> None:
-    """Copies the weights both have; `complete` asks that no weight of the model is left without.
+    """Copies the weights both have; `complete` asks that no weight is new, and that none is lost.
 
     The tables of the front end are what its options make them.
     """
     own = {
         name: tensor for name, tensor in model.state_dict().items() if not name.startswith("preprocessor.")
     }
+    lost = next((name for name in state if name not in own and not name.startswith("preprocessor.")), None)
+    if lost is not None and complete:
+        raise ConfigError(f"model: with these options {lost} would be lost; leave the options that drop it")
     for name, tensor in own.items():
         if name not in state and complete:
             raise ConfigError(f"model: with these options {name} would be new; leave the options that add it")

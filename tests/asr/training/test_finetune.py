@@ -132,6 +132,8 @@ def test_options_that_would_lose_weights_are_refused(tiny_model) -> None:
         adapt(tiny_model("ctc"), {"encoder": {"d_model": 64}})
     with pytest.raises(ConfigError, match=r"encoder\.layers\.2"):
         adapt(tiny_model("ctc"), {"encoder": {"n_layers": 3}})
+    with pytest.raises(ConfigError, match=r"encoder\.layers\.1.* would be lost"):
+        adapt(tiny_model("ctc"), {"encoder": {"n_layers": 1}})
     with pytest.raises(ConfigError, match="did you mean dropout"):
         adapt(tiny_model("ctc"), {"encoder": {"dropot": 0.3}})
 
