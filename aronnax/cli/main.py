@@ -81,6 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except AronnaxError as error:
         complain(str(error))
         sys.exit(2)
+    except OSError as error:
+        # A folder without permission, a file where a folder belongs; what names no file is a mistake of ours.
+        if error.filename is None:
+            raise
+        complain(f"{error.filename}: {error.strerror}")
+        sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
         sys.exit(130)

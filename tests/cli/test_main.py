@@ -38,6 +38,21 @@ def test_an_error_raised_on_purpose_is_one_sentence_and_status_2(capsys):
     assert "Traceback" not in said
 
 
+def test_a_file_where_a_folder_belongs_is_one_sentence_that_names_it(tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("one two three\ntwo three one\n")
+    (tmp_path / "taken").write_text("")
+    asked = [
+        "tokenizer",
+        str(tmp_path / "texts.txt"),
+        "--out",
+        str(tmp_path / "taken"),
+        "--type",
+        "characters",
+    ]
+    assert status(asked) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'taken'}: File exists\n"
+
+
 def test_an_unknown_verb_is_refused(capsys):
     assert status(["transmogrify"]) == 2
     assert "transmogrify" in capsys.readouterr().err

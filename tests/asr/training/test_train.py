@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import aronnax
 from aronnax.collections.asr.training import TrainConfig, load_config, train
+from aronnax.collections.common.training.config import TrainerConfig
+from aronnax.collections.common.training.trainer import build_trainer
 from aronnax.core.config import from_dict
 from aronnax.core.errors import ConfigError
 
@@ -73,6 +76,18 @@ def test_a_run_leaves_a_loadable_model_its_scores_and_its_configuration(config_o
     assert {"train/loss", "train/tdt_loss", "train/ctc_loss", "train/data_wait", "train/padding"} <= set(
         header.split(",")
     )
+
+
+def test_an_output_that_is_a_file_is_refused(config_of, tmp_path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ConfigError, match=r"output .*taken is a file; name a folder"):
+        run(config_of("ctc", output=str(tmp_path / "taken")))
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is such an accelerator here")
+def test_an_accelerator_that_is_not_there_is_a_sentence(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"trainer \(accelerator mps, devices 1, strategy auto\): "):
+        build_trainer(TrainerConfig(accelerator="mps", devices=1, loggers=()), tmp_path, {})
 
 
 def test_a_longer_run_on_the_same_folder_goes_on_as_if_it_had_never_stopped(config_of, tmp_path) -> None:

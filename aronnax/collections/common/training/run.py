@@ -93,6 +93,8 @@ def run(config: RunConfig, prepare: Callable[[bool, Say], Prepared], say: Say = 
     say = rank_zero_only(say)
     config.optim.check(config.trainer.max_steps)
     output = Path(config.output)
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"output {output} is a file; name a folder")
     output.mkdir(parents=True, exist_ok=True)
     resume = checkpoint_to_resume(config.trainer, output)
     if resume is not None:

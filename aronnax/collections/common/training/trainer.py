@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from aronnax.collections.common.training.callbacks import Lines, Shares
 from aronnax.collections.common.training.checkpoints import Best, Last
@@ -22,7 +23,7 @@ LAST = "last.ckpt"
 
 
 def build_trainer(config: TrainerConfig, output: Path, hyperparameters: Mapping[str, Any]) -> Trainer:
-    """Returns the trainer that writes its checkpoints and logs below `output`."""
+    """Returns the trainer that writes its checkpoints and logs below `output`; ConfigError for what is not there."""
     drawn = sys.stderr.isatty()
     callbacks: list[Callback] = [
         Best(output / "best", config.monitor),
@@ -35,32 +36,36 @@ def build_trainer(config: TrainerConfig, output: Path, hyperparameters: Mapping[
     if config.ema is not None:
         callbacks.append(_averaging(config.ema))
     callbacks.append(Last(output / LAST, config.checkpoint_every))
-    return Trainer(
-        max_steps=config.max_steps,
-        max_epochs=-1,
-        val_check_interval=config.val_every * config.accumulate,
-        check_val_every_n_epoch=None,
-        limit_val_batches=config.val_batches,
-        num_sanity_val_steps=0,
-        precision=config.precision,
-        accelerator=config.accelerator,
-        devices=_devices(config),
-        num_nodes=config.nodes,
-        strategy=_strategy(config),
-        # Weights that are shared out are put together during validation, and must be learned on afterwards.
-        inference_mode=config.strategy != "fsdp2",
-        accumulate_grad_batches=config.accumulate,
-        gradient_clip_val=config.clip or None,
-        sync_batchnorm=config.sync_batchnorm,
-        log_every_n_steps=config.log_every,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        enable_progress_bar=drawn,
-        enable_checkpointing=False,
-        callbacks=callbacks,
-        logger=loggers or False,
-        default_root_dir=output,
-    )
+    try:
+        return Trainer(
+            max_steps=config.max_steps,
+            max_epochs=-1,
+            val_check_interval=config.val_every * config.accumulate,
+            check_val_every_n_epoch=None,
+            limit_val_batches=config.val_batches,
+            num_sanity_val_steps=0,
+            precision=config.precision,
+            accelerator=config.accelerator,
+            devices=_devices(config),
+            num_nodes=config.nodes,
+            strategy=_strategy(config),
+            # Weights that are shared out are put together during validation, and must be learned on afterwards.
+            inference_mode=config.strategy != "fsdp2",
+            accumulate_grad_batches=config.accumulate,
+            gradient_clip_val=config.clip or None,
+            sync_batchnorm=config.sync_batchnorm,
+            log_every_n_steps=config.log_every,
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            enable_progress_bar=drawn,
+            enable_checkpointing=False,
+            callbacks=callbacks,
+            logger=loggers or False,
+            default_root_dir=output,
+        )
+    except MisconfigurationException as error:
+        asked = f"accelerator {config.accelerator}, devices {config.devices}, strategy {config.strategy}"
+        raise ConfigError(f"trainer ({asked}): {str(error).strip().rstrip('.')}") from None
 
 
 def checkpoint_to_resume(config: TrainerConfig, output: Path) -> Path | None:
