@@ -133,6 +133,7 @@ def test_as_many_batches_are_passed_over_whatever_the_number_of_processes_was(fi
     [
         ("{", "line 2: Expecting"),
         ("[]", "line 2: the line must be an object with `messages`"),
+        ('{"prompt": "hi", "completion": "hello"}', "an object with `messages`; it has prompt, completion"),
         (line("Hi"), "line 2: the last message must be the assistant's"),
         ('{"messages": [{"role": "judge", "content": "Hi"}]}', "line 2: turn 1 has the role 'judge'"),
         (

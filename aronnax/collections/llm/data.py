@@ -272,7 +272,8 @@ def _read_messages(path: str) -> Iterator[tuple[int, list[Message]]]:
 
 def _messages(plain: Any) -> Any:
     if not isinstance(plain, Mapping) or "messages" not in plain:
-        raise OptionError("the line must be an object with `messages`")
+        has = f"; it has {', '.join(map(str, plain)) or 'no field'}" if isinstance(plain, Mapping) else ""
+        raise OptionError(f"the line must be an object with `messages`{has}")
     return plain["messages"]
 
 

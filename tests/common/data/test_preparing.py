@@ -110,7 +110,7 @@ def test_an_impossible_recipe_is_explained(tmp_path: Path, recipe: str, message:
 
 
 def test_an_empty_or_missing_source_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="nothing found that the recipe 'folder' can use"):
+    with pytest.raises(ManifestError, match="nothing found that the recipe 'folder' can use; it takes audio"):
         prepare("folder", tmp_path, tmp_path / "out")
     with pytest.raises(ManifestError, match="no such file or folder"):
         prepare("folder", tmp_path / "none", tmp_path / "out")

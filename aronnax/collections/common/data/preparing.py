@@ -60,7 +60,10 @@ def prepare(recipe: str, source: Path, out: Path, notes: Notes) -> Parts:
     parts = own[recipe](source, notes) if recipe in own else _lhotse_recipe(recipe, source, out)
     parts = {name: cuts for name, cuts in parts.items() if cuts}
     if not parts:
-        raise ManifestError(f"{source}: nothing found that the recipe {recipe!r} can use")
+        wanted = (
+            "; it takes audio files with a .txt beside each, or a TSV or CSV" if recipe == "folder" else ""
+        )
+        raise ManifestError(f"{source}: nothing found that the recipe {recipe!r} can use{wanted}")
     return parts
 
 
