@@ -66,6 +66,7 @@ def ask(
         "stop": stop,
         "beam": beam,
         "adapter": adapter,
+        "log_probs": file_format == "json" or beam > 1,
     }
     text = sys.stdin.read().strip() if question == "-" else question
     if not text:

@@ -54,6 +54,7 @@ def chat(
         "seed": seed,
         "stop": stop,
         "adapter": adapter,
+        "log_probs": False,
     }
     asked = Asked(model, device, dtype, options)
     talk = Talk(asked.load(), asked.given(), system)

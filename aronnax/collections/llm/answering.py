@@ -51,6 +51,7 @@ class AnswerSettings(TypedDict, total=False):
     stop: str | Sequence[str]
     beam: int
     n_best: int
+    log_probs: bool
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class AnswerOptions:
         stop: str | Sequence[str] = (),
         beam: int = 1,
         n_best: int = 1,
+        log_probs: bool = True,
     ) -> AnswerOptions:
         """The options of a call; OptionError names the one that cannot be."""
         texts = (stop,) if isinstance(stop, str) else tuple(stop)
@@ -86,6 +88,7 @@ class AnswerOptions:
             top_k=top_k,
             top_p=top_p,
             seed=seed,
+            log_probs=log_probs,
         )
         return cls(generation, texts)
 

@@ -104,7 +104,10 @@ class LanguageModelTask(Task):
             with torch.autocast(self.device.type, enabled=False):
                 # In the type of its weights, as the saved model will answer.
                 replies: Any = self.model.generate(
-                    asked, max_new_tokens=self.config.answer_tokens, batch_size=len(asked)
+                    asked,
+                    max_new_tokens=self.config.answer_tokens,
+                    batch_size=len(asked),
+                    log_probs=False,
                 )
             wanted = [one[-1]["content"].strip() for one in batch.conversations]
             right = sum(reply.text.strip() == text for reply, text in zip(replies, wanted))

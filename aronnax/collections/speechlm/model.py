@@ -265,7 +265,7 @@ class SpeechLM(ChatModel):
         asked = Asked(
             prompt or self.config.transcribe_prompt,
             keywords,
-            AnswerOptions.checked(max_new_tokens=max_new_tokens),
+            AnswerOptions.checked(max_new_tokens=max_new_tokens, log_probs=False),
             at_least_one("batch_size", batch_size),
             adapter,
             language,

@@ -199,7 +199,7 @@ class SpeechLMTask(Task):
     @torch.no_grad()
     def answers(self, batch: ConversationBatch) -> list[str]:
         """What the model says in place of each row's last answer, in the type of its weights, as when loaded."""
-        options = AnswerOptions.checked(max_new_tokens=self.config.answer_tokens)
+        options = AnswerOptions.checked(max_new_tokens=self.config.answer_tokens, log_probs=False)
         with torch.autocast(self.device.type, enabled=False):
             decoder, lengths = self.model.decoder_for(batch.asked, batch.signals())
             replies = answer(decoder, lengths, self.model.text, options, context=self.model.context)

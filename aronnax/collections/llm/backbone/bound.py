@@ -51,11 +51,23 @@ class BoundDecoder:
         return self.advance(self.embed(tokens), cache)
 
     @torch.inference_mode()
+    def best(self, tokens: Tensor, cache: Any) -> Tensor:
+        """The best tokens [B] of these scores."""
+        embeddings = self.embed(tokens)
+        if self._is_fixed(embeddings):
+            return self.advance(embeddings, cache).max(dim=-1).indices
+        return self.steps.best(embeddings, cache)
+
+    def _is_fixed(self, embeddings: Tensor) -> bool:
+        fixed = embeddings.is_cuda if self.fixed is None else self.fixed
+        return fixed and isinstance(self.steps, FixedSteps)
+
+    @torch.inference_mode()
     def advance(self, embeddings: Tensor, cache: Any) -> Tensor:
         """Scores [B, V] after one position [B, D] more of each row in use."""
-        fixed = embeddings.is_cuda if self.fixed is None else self.fixed
-        if not fixed or not isinstance(self.steps, FixedSteps):
+        if not self._is_fixed(embeddings):
             return self.steps.step(embeddings, cache)
+        assert isinstance(self.steps, FixedSteps)
         if self._runner is None:
             self._runner = self.steps.runner(cache)
         scores = self._runner.step(embeddings, cache)

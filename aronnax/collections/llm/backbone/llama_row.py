@@ -12,13 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aronnax.collections.llm.backbone import screening
 from aronnax.collections.llm.backbone.cache import StepCache
-from aronnax.collections.llm.backbone.products import RowProduct
+from aronnax.collections.llm.backbone.products import Part, RowProduct
+from aronnax.collections.llm.backbone.screening import Screen
 
 
 @dataclass(frozen=True)
@@ -65,22 +68,45 @@ class RowSteps:
     def __init__(
         self,
         layers: Sequence[RowLayer],
-        head: RowProduct,
+        head: Part,
+        norm: Tensor,
         heads: tuple[int, int, int],
         eps: float,
         scale: float,
         act: Callable[[Tensor], Tensor],
     ) -> None:
-        """`heads` are `H`, `G` and `K`."""
+        """`norm` are weights [D] that come before the head; `heads` are `H`, `G` and `K`."""
         self.layers = layers
         self.head = head
+        self.norm = norm
         self.heads = heads
         self.eps = eps
         self.scale = scale
         self.act = act
 
+    @cached_property
+    def _scores(self) -> RowProduct:
+        return RowProduct([self.head], self.norm)
+
+    @cached_property
+    def _screen(self) -> Screen | None:
+        plain = self.head.bias is None and not self.head.low
+        return Screen(self.head.weight) if plain and screening.suits(self.head.weight) else None
+
     def step(self, embeddings: Tensor, cache: StepCache) -> Tensor:
         """Scores [1, V] after one more position [1, D]."""
+        x = self._through(embeddings, cache)
+        return self._scores(x, self._strength(x))
+
+    def best(self, embeddings: Tensor, cache: StepCache) -> Tensor:
+        """The token [1] with the highest of these scores."""
+        if self._screen is None:
+            return self.step(embeddings, cache).max(dim=-1).indices
+        # What a norm multiplies by is above 0, and alike for all tokens.
+        return self._screen.best(self._through(embeddings, cache)[0] * self.norm)
+
+    def _through(self, embeddings: Tensor, cache: StepCache) -> Tensor:
+        """[1, D] through all layers."""
         if cache.desk is None:
             inner = self.layers[0].gate_up.width // 2
             cache.desk = Desk(embeddings, *self.heads, inner)
@@ -98,7 +124,7 @@ class RowSteps:
             layer.gate_up.into(desk.gate_up, x, self._strength(x))
             layer.down.add_to(x, self.act(desk.gate).mul_(desk.up))
         cache.advance(1)
-        return self.head(x, self._strength(x))
+        return x
 
     def _strength(self, x: Tensor) -> float:
         """What a norm multiplies x by, its weights aside."""

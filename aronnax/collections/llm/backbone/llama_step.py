@@ -103,13 +103,29 @@ class LlamaSteps(FixedSteps):
     @torch.inference_mode()
     def step(self, embeddings: Tensor, cache: StepCache) -> Tensor:
         """Scores [B, V] after one more position [B, D] of each row in use."""
-        if cache.rows != 1 or not self._has_row_steps or torch.is_autocast_enabled("cpu"):
+        row = self._for_a_row(cache)
+        if row is None:
             return super().step(embeddings, cache)
-        if self._row_steps is None:
-            self._row_steps = self._made_for_a_row()
-        scores = self._row_steps.step(embeddings, cache)
+        scores = row.step(embeddings, cache)
         cache.longest = min(cache.longest + 1, cache.capacity)
         return scores
+
+    @torch.inference_mode()
+    def best(self, embeddings: Tensor, cache: StepCache) -> Tensor:
+        """The best tokens [B] after one more position [B, D] of each row in use."""
+        row = self._for_a_row(cache)
+        if row is None:
+            return super().best(embeddings, cache)
+        found = row.best(embeddings, cache)
+        cache.longest = min(cache.longest + 1, cache.capacity)
+        return found
+
+    def _for_a_row(self, cache: StepCache) -> RowSteps | None:
+        if cache.rows != 1 or not self._has_row_steps or torch.is_autocast_enabled("cpu"):
+            return None
+        if self._row_steps is None:
+            self._row_steps = self._made_for_a_row()
+        return self._row_steps
 
     def _made_for_a_row(self) -> RowSteps:
         layers = [
@@ -124,10 +140,8 @@ class LlamaSteps(FixedSteps):
             )
             for layer in self.layers
         ]
-        head = RowProduct(self.head.parts, self.norm.weight)
-        return RowSteps(
-            layers, head, (self.heads, self.shared, self.head_width), self.eps, self.scale, self.act
-        )
+        (head,), heads = self.head.parts, (self.heads, self.shared, self.head_width)
+        return RowSteps(layers, head, self.norm.weight, heads, self.eps, self.scale, self.act)
 
     @torch.inference_mode()
     def run(self, embeddings: Tensor, cache: StepCache, rows: int, window: int) -> Tensor:

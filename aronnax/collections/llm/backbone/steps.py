@@ -32,6 +32,10 @@ class Steps(ABC):
     def step(self, embeddings: Tensor, cache: Any) -> Tensor:
         """Scores [B, V] after one more position [B, D] of each row in use; the cache moves on in place."""
 
+    def best(self, embeddings: Tensor, cache: Any) -> Tensor:
+        """The best tokens [B] of these scores; where it is faster, not all of them are computed."""
+        return self.step(embeddings, cache).max(dim=-1).indices
+
 
 class FixedSteps(Steps):
     """Steps whose `run` asks only tensors where a row stands, so that a CUDA graph can replay it."""

@@ -384,3 +384,45 @@ def test_beam_search_cannot_be_streamed(stepper):
             limits=limits,
             options=GenerationOptions(beam=2),
         )
+
+
+def test_without_log_probabilities_the_tokens_are_the_same(stepper):
+    options = GenerationOptions(log_probs=False)
+    for batch in batches(10):
+        told, untold = run(stepper, batch), run(stepper, batch, options)
+        assert tokens(untold) == tokens(told)
+        assert all(row[0].log_probs == [] and row[0].score == 0.0 for row in untold)
+        assert [row[0].finished for row in untold] == [row[0].finished for row in told]
+
+
+def test_a_confidence_is_told_without_log_probabilities(stepper):
+    batch = next(batches(1))
+    sure = run(stepper, batch, GenerationOptions(confidence="max_prob"))
+    alone = run(stepper, batch, GenerationOptions(confidence="max_prob", log_probs=False))
+    assert [row[0].confidences for row in alone] == [row[0].confidences for row in sure]
+
+
+class Quick:
+    """A decoder that may only be asked for the best token."""
+
+    def __init__(self, decoder):
+        self.prefill, self.release, self._step = decoder.prefill, decoder.release, decoder.step
+
+    def step(self, tokens, cache):
+        raise AssertionError("all scores were asked for")
+
+    def best(self, tokens, cache):
+        return self._step(tokens, cache).argmax(-1)
+
+
+def test_a_quick_decoder_is_asked_for_the_best_token_alone(stepper):
+    states, frames, prompts, lengths, limits = next(batches(1))
+    given = {"eos": EOS, "limits": limits, "options": GenerationOptions(log_probs=False)}
+    found = generate(Quick(stepper.bind(states, frames)), prompts, lengths, **given)
+    assert tokens(found) == tokens(run(stepper, (states, frames, prompts, lengths, limits)))
+
+
+@pytest.mark.parametrize("more", [{"beam": 2}, {"n_best": 2, "temperature": 1.0}])
+def test_answers_that_are_compared_need_log_probabilities(more):
+    with pytest.raises(OptionError, match="log_probs=False"):
+        GenerationOptions(log_probs=False, **more)

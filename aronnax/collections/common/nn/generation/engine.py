@@ -17,7 +17,7 @@ from torch import Tensor
 from aronnax.collections.common.nn.confidence import confidence
 from aronnax.collections.common.nn.generation.beam import beam_search
 from aronnax.collections.common.nn.generation.options import Finish, Generated, GenerationOptions, Said
-from aronnax.collections.common.nn.generation.protocols import Decoder, Guard
+from aronnax.collections.common.nn.generation.protocols import Decoder, Guard, QuickDecoder
 from aronnax.collections.common.nn.generation.sampling import choose, uniforms
 from aronnax.collections.common.nn.generation.stopping import Stopping, pack, rooms
 from aronnax.core.errors import OptionError
@@ -98,14 +98,17 @@ class _Answer:
         answer = Generated(self.tokens[:keep], self.log_probs[:keep], sure, self.score, finished)
         return Said(self.row, self.sample, None, finished, answer)
 
-    def add(self, token: int, log_prob: float, sure: float | None, stopping: Stopping) -> Iterator[Said]:
+    def add(
+        self, token: int, log_prob: float | None, sure: float | None, stopping: Stopping
+    ) -> Iterator[Said]:
         """Note one token; tells it, and the answer if it ends."""
-        self.score += log_prob
+        self.score += log_prob or 0.0
         if token == stopping.eos:
             yield self.close("eos", len(self.tokens), stopping.pad)
             return
         self.tokens.append(token)
-        self.log_probs.append(log_prob)
+        if log_prob is not None:
+            self.log_probs.append(log_prob)
         if self.confidences is not None and sure is not None:
             self.confidences.append(sure)
         keep = stopping.stops(self.row, self.tokens)
@@ -147,8 +150,9 @@ def _one_by_one(
         drawn = None
         if options.temperature > 0.0:
             drawn = uniforms(len(room), samples, steps, options.seed, scores.device)
-        for step in range(steps):
-            tokens = choose(scores, options, None if drawn is None else drawn[:, step])
+        tokens = choose(scores, options, None if drawn is None else drawn[:, 0])
+        quick = decoder if options.tokens_only and isinstance(decoder, QuickDecoder) else None
+        for step in range(1, steps + 1):
             yield from _note(answers, tokens, scores, options, stopping)
             groups = [
                 not all(answer.done for answer in answers[place : place + samples])
@@ -164,7 +168,11 @@ def _one_by_one(
                 index = torch.tensor(rows, device=tokens.device)
                 tokens = tokens.index_select(0, index)
                 drawn = None if drawn is None else drawn.index_select(0, index)
-            scores = decoder.step(tokens, cache)
+            if quick is not None:
+                tokens = quick.best(tokens, cache)
+            else:
+                scores = decoder.step(tokens, cache)
+                tokens = choose(scores, options, None if drawn is None else drawn[:, step])
     finally:
         decoder.release(cache)
 
@@ -172,12 +180,14 @@ def _one_by_one(
 def _note(
     answers: list[_Answer], tokens: Tensor, scores: Tensor, options: GenerationOptions, stopping: Stopping
 ) -> Iterator[Said]:
-    """Write one step into the answers that still go on."""
-    every = scores.float().log_softmax(dim=-1)
-    log_probs = every.gather(1, tokens[:, None]).squeeze(1).tolist()
-    sure = None
-    if options.confidence is not None:
-        sure = confidence(every, options.confidence).tolist()
-    for place, (answer, token) in enumerate(zip(answers, tokens.tolist())):
+    """Write one step into the answers that still go on; `scores` mean nothing where only tokens are asked for."""
+    log_probs = sure = [None] * len(answers)
+    if not options.tokens_only:
+        every = scores.float().log_softmax(dim=-1)
+        if options.log_probs:
+            log_probs = every.gather(1, tokens[:, None]).squeeze(1).tolist()
+        if options.confidence is not None:
+            sure = confidence(every, options.confidence).tolist()
+    for answer, token, log_prob, certain in zip(answers, tokens.tolist(), log_probs, sure):
         if not answer.done:
-            yield from answer.add(token, log_probs[place], None if sure is None else sure[place], stopping)
+            yield from answer.add(token, log_prob, certain, stopping)

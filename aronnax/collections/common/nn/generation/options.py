@@ -37,6 +37,13 @@ class GenerationOptions:
     """Token sequences that end an answer and are left out of it."""
     confidence: str | None = None
     """Measure of confidence a token: "tsallis", "max_prob" or None."""
+    log_probs: bool = True
+    """Whether answers tell log-probabilities; without, a step need not compute all scores to find the best."""
+
+    @property
+    def tokens_only(self) -> bool:
+        """Whether the best tokens are all that is asked for."""
+        return self.temperature == 0.0 and self.confidence is None and not self.log_probs
 
     def __post_init__(self) -> None:
         check_measure(self.confidence)
@@ -59,6 +66,10 @@ class GenerationOptions:
             raise OptionError("beam search does not draw: give beam above 1 or temperature above 0, not both")
         if self.temperature == 0.0 and (self.top_k is not None or self.top_p is not None):
             raise OptionError("top_k and top_p say what to draw from: give a temperature above 0 too")
+        if not self.log_probs and (self.beam > 1 or self.n_best > 1):
+            raise OptionError(
+                "log_probs=False: a beam, and several answers, are compared by log-probabilities"
+            )
         if not 1 <= self.n_best <= (self.n_best if self.temperature > 0.0 else self.beam):
             raise OptionError(f"n_best is {self.n_best}: with beam {self.beam} it must be 1 to {self.beam}")
 
@@ -70,11 +81,11 @@ class Generated:
     tokens: list[int]
     """Without the token or sequence that ended it."""
     log_probs: list[float]
-    """Log-probability of each token."""
+    """Log-probability of each token, if asked for."""
     confidences: list[float] | None
     """Confidence of each token, 0 to 1, if asked for."""
     score: float
-    """Sum of log-probabilities, the end's included."""
+    """Sum of log-probabilities, the end's included; 0 if they were not asked for."""
     finished: Finish
     """Why it ended: the end token, the limit, or a stop sequence or guard."""
 
@@ -93,4 +104,4 @@ class Said:
     answer: Generated | None = None
     """The whole answer, at its end."""
     log_prob: float | None = None
-    """Log-probability of the token."""
+    """Log-probability of the token, if asked for."""

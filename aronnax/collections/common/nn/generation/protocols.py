@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -55,6 +55,15 @@ class Decoder(Protocol[CacheT]):
 
     def release(self, cache: CacheT) -> None:
         """The cache is not needed any more: its buffers may serve another call."""
+        ...
+
+
+@runtime_checkable
+class QuickDecoder(Decoder[CacheT], Protocol[CacheT]):
+    """A decoder that may know the best token before it knows all scores."""
+
+    def best(self, tokens: Tensor, cache: CacheT) -> Tensor:
+        """The best tokens [B] of the scores that `step` would give; the cache moves on as there."""
         ...
 
 
