@@ -45,9 +45,14 @@ def check_formats(formats: list[str] | None, known: Sequence[str], out: Path | N
             raise OptionError(f"--format {name} is not known: use {', '.join(known)}")
     if len(wanted) > 1 and out is None:
         raise OptionError(f"{len(wanted)} formats cannot be printed together: give --out FOLDER")
+    check_folder(out)
+    return wanted
+
+
+def check_folder(out: Path | None) -> None:
+    """OptionError if what --out names cannot be a folder, before any work is done for it."""
     if out is not None and out.exists() and not out.is_dir():
         raise OptionError(f"--out {out} is a file; give a folder")
-    return wanted
 
 
 @dataclass

@@ -86,6 +86,10 @@ def diarize(
     if rate is not None and not live:
         raise OptionError("--rate is for --live: recordings say their own")
     wanted = check_formats(formats, FORMATS, out)
+    if probabilities and (live or "json" not in wanted):
+        raise OptionError(
+            "--probabilities go into the JSON of whole recordings: give --format json, without --live"
+        )
     whole = {"channels": channels, "speakers": speakers, "out": out}
     if live and (given(diarize, whole) or "png" in wanted or latency == "offline"):
         raise OptionError(

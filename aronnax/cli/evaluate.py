@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from aronnax.cli.commands import Argument, Option
+from aronnax.cli.delivery import check_folder
 from aronnax.cli.hearing import Loading
 from aronnax.cli.terminal import bar, table
 from aronnax.core.errors import OptionError
@@ -90,6 +91,7 @@ def evaluate(
     DER, its parts and JER; two that hold words with speakers (STM, SegLST, manifests with `speaker`, or the JSON of
     transcribe --diarize) give cpWER and tcpWER; for each recording and overall.
     """
+    check_folder(out)
     if diarization:
         from aronnax.cli.score_speakers import Scoring, score_speakers
 

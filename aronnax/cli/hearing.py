@@ -166,7 +166,9 @@ def _load(name: str, device: str | None, dtype: Any, weights: str | None) -> Rec
 
     model: Any = load(name, device=device, dtype=dtype, weights=weights)
     if not hasattr(model, "transcribe_iter"):
-        raise OptionError(f"{name} holds a {type(model).__name__}, which does not transcribe")
+        raise OptionError(
+            f"{name} holds a {type(model).__name__}, which does not transcribe; digits does, for one"
+        )
     recogniser: Recogniser = model
     return recogniser
 
@@ -185,7 +187,9 @@ def load_diarizer(name: str, device: str | None, weights: str | None = None) -> 
 
     model = load(name, device=device, weights=weights)
     if not isinstance(model, SortformerModel):
-        raise OptionError(f"{name} holds a {type(model).__name__}, which does not diarize")
+        raise OptionError(
+            f"{name} holds a {type(model).__name__}, which does not diarize; {BUNDLED_DIARIZER} does, for one"
+        )
     return model
 
 

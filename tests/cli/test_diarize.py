@@ -179,6 +179,8 @@ def test_without_matplotlib_the_extra_is_named_before_anything_is_heard(
         ([], "nothing to diarize"),
         (["--live", "a.wav"], "not a.wav: leave --live out"),
         (["--live", "-", "--channels", "apart"], "need whole recordings"),
+        (["a.wav", "--probabilities"], "give --format json"),
+        (["--live", "-", "--format", "json", "--probabilities"], "of whole recordings"),
         (["--live", "--rate", "8000"], "the microphone is asked for the model's"),
     ],
 )

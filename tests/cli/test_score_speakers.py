@@ -132,6 +132,7 @@ def test_what_cannot_be_compared_is_one_sentence(
         ([reference, other], "the hypothesis names 'c', which the reference does not; it names a, b"),
         ([reference, tmp_path / "gone.rttm"], "gone.rttm cannot be opened"),
         ([reference, hypothesis, "--collar", -1], "collar=-1.0"),
+        ([reference, hypothesis, "--out", bad], "bad.rttm is a file; give a folder"),
     ]
     for arguments, said in cases:
         status, _, error = run(*arguments)
