@@ -12,11 +12,9 @@ from aronnax.collections.llm.backbone.screening import Screen
 from tests.llm.backbone.shapes import make
 from tests.llm.backbone.test_adapters import with_adapters
 
-needs_vnni = pytest.mark.skipif(
-    not screening.suits(torch.empty(2**12, 2**12)),
-    reason="this processor has no exact products of bytes (VNNI)",
+pytestmark = pytest.mark.skipif(
+    not screening.suits(torch.empty(2**12, 2**12)), reason="this processor has no AMX"
 )
-pytestmark = needs_vnni
 PROMPT, LENGTHS = torch.arange(3, 15)[None], torch.tensor([12])
 
 
@@ -65,10 +63,10 @@ def test_the_best_token_is_found(name, weight):
 def test_no_score_lies_farther_off_than_is_said():
     for _, weight in heads():
         screen, row = Screen(weight), torch.randn(64)
-        unit = float(row.abs().max()) / screening._LARGEST
-        off = (screen._about(row, unit).double() - weight.double() @ row.double()).abs()
+        row *= screening._LARGEST / float(row.abs().max())
+        off = (screen._about(row).double() - weight.double() @ row.double()).abs()
         size = float(row.norm())
-        common = screen.longest * (unit * 64**0.5 / 2 + screening._ROUNDING * size)
+        common = screen.longest * (64**0.5 / 2 + screening._ROUNDING * size)
         assert (off <= screen.off.double() * size + common).all()
 
 

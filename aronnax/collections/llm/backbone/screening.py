@@ -24,11 +24,10 @@ _MANY = 8
 
 
 def suits(weight: Tensor) -> bool:
-    """Whether a head [V, D] is screened: large, in floats, on a processor that sums products of bytes exactly."""
+    """Whether a head [V, D] is screened: large, in floats, on a processor that is fast with bytes (AMX)."""
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or weight.numel() < LEAST:
         return False
-    vnni = getattr(torch.cpu, "_is_vnni_supported", bool)()
-    return vnni and torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
 
 
 class Screen:
@@ -38,27 +37,27 @@ class Screen:
         self.weight = weight.detach()
         tokens, self.width = weight.shape
         self.scale, self.off = weight.new_empty(tokens), weight.new_empty(tokens)
-        whole = torch.empty(weight.shape, dtype=torch.int8)
+        self.whole = torch.empty(weight.shape, dtype=torch.int8)
         for start in range(0, tokens, 4096):
             part, place = self.weight[start : start + 4096], slice(start, start + 4096)
             scale = part.abs().amax(1).clamp_(min=1e-30) / 127.0
             rounded = (part / scale[:, None]).round_()
-            whole[place], self.scale[place] = rounded.to(torch.int8), scale
+            self.whole[place], self.scale[place] = rounded.to(torch.int8), scale
             # Not less than it is, though it is summed in floats.
             self.off[place] = 1.0001 * rounded.mul_(-scale[:, None]).add_(part).norm(dim=1)
         self.longest = float(self.weight.norm(dim=1).max() + self.off.max())
-        self.packed = torch.ops.onednn.qlinear_prepack(whole, None)
-        self.zeros = torch.zeros(tokens, dtype=torch.int32)
+        self.bytes = torch.tensor([256.0, 1.0])
 
     def best(self, row: Tensor) -> Tensor:
         """The token [1] with the largest product with `row` [D]."""
-        size = math.sqrt(float(torch.dot(row, row)))
-        if not 1e-30 < size < math.inf:
+        peak = float(row.abs().max())
+        if not 1e-30 < peak < 1e30:
             return torch.mv(self.weight, row).max(0, keepdim=True).indices
-        unit = float(row.abs().max()) / _LARGEST
-        about = self._about(row, unit)
-        # Of what the row lost when it was rounded no token has more than this.
-        common = self.longest * (unit * math.sqrt(self.width) / 2 + _ROUNDING * size)
+        row = row * (_LARGEST / peak)
+        size = math.sqrt(float(torch.dot(row, row)))
+        about = self._about(row)
+        # Of what the row loses when it is rounded no token has more than this.
+        common = self.longest * (math.sqrt(self.width) / 2 + _ROUNDING * size)
         least = float(torch.sub(about, self.off, alpha=size).max()) - 2 * common
         found = torch.add(about, self.off, alpha=size).ge_(least).nonzero()[:, 0]
         if _MANY * len(found) > len(self.weight):
@@ -66,13 +65,10 @@ class Screen:
         scores = torch.mv(self.weight.index_select(0, found), row)
         return found.index_select(0, scores.max(0, keepdim=True).indices)
 
-    def _about(self, row: Tensor, unit: float) -> Tensor:
-        """The products [V] of the rounded head with `row` in units."""
-        whole = (row / unit).round_().to(torch.int32)
+    def _about(self, row: Tensor) -> Tensor:
+        """The products [V] of the rounded head with `row` [D] in whole numbers."""
+        whole = row.round().to(torch.int32)
         high = (whole + 128) >> 8
-        # Around 128, which oneDNN is fast with.
-        both = torch.stack([high, whole - (high << 8)]).add_(128).to(torch.uint8)
-        high, low = torch.ops.onednn.qlinear_pointwise(
-            both, unit, 128, self.packed, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
-        return torch.add(low, high, alpha=256.0)
+        both = torch.stack([high, whole - (high << 8)], 1).to(torch.int8)
+        # Read in the order in which it lies, which is as fast wherever that is; packed weights are not.
+        return torch.mv(torch._int_mm(self.whole, both).float(), self.bytes).mul_(self.scale)
