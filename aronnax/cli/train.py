@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from aronnax.cli.commands import Argument
+from aronnax.core.config import load_mapping
 from aronnax.core.errors import MissingExtraError
 
 
@@ -21,6 +22,8 @@ def train(
     The same command on the same output folder goes on where a stopped or killed run was last saved. The word
     error rate of the validation set is printed before and after; logs are for `tensorboard --logdir OUTPUT`.
     """
+    # Lightning and what stands on it take seconds to import: a file that is not there is told before.
+    load_mapping(config, overrides or [])
     try:
         import lightning  # noqa: F401
     except ModuleNotFoundError as error:

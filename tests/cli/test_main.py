@@ -1,5 +1,8 @@
 """The front door of the command line: help, version, and errors as one sentence."""
 
+import subprocess
+import sys
+
 import pytest
 
 from aronnax import __version__
@@ -51,6 +54,22 @@ def test_a_file_where_a_folder_belongs_is_one_sentence_that_names_it(tmp_path, c
     ]
     assert status(asked) == 2
     assert capsys.readouterr().err == f"error: {tmp_path / 'taken'}: File exists\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"), [("absent.yaml", "a=1", "no such"), ("a.yaml", "fast", "override")]
+)
+def test_training_without_its_file_is_told_before_the_heavy_imports(file, change, said, tmp_path):
+    (tmp_path / "a.yaml").write_text("output: out\n")
+    code = (
+        "import sys\n"
+        "from aronnax.cli.main import main\n"
+        f"try:\n    main(['train', {str(tmp_path / file)!r}, {change!r}])\n"
+        "except SystemExit as stopped:\n    print(stopped.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 False\n"
+    assert said in done.stderr
 
 
 def test_an_unknown_verb_is_refused(capsys):

@@ -32,8 +32,11 @@ def test_cosine_rises_linearly_and_ends_at_the_floor() -> None:
 
 
 def test_a_warmup_longer_than_the_training_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"trainer\.max_steps"):
+    with pytest.raises(ConfigError, match=r"optim\.warmup_steps=1, or raise trainer\.max_steps"):
         cosine(10, 10)
+    cosine(1, 10)
+    with pytest.raises(ConfigError, match=r"optim\.warmup_steps=0,"):
+        cosine(1000, 1)
 
 
 def test_norms_and_biases_do_not_decay() -> None:

@@ -32,7 +32,7 @@ def cosine(warmup_steps: int, total_steps: int, floor: float = 0.0) -> Schedule:
     if total_steps <= warmup_steps:
         raise ConfigError(
             f"a cosine schedule of {total_steps} steps leaves none after {warmup_steps} warm-up steps: "
-            "lower optim.warmup_steps or raise trainer.max_steps"
+            f"lower them, as by optim.warmup_steps={total_steps // 10}, or raise trainer.max_steps"
         )
 
     def factor(step: int) -> float:
