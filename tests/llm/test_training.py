@@ -197,6 +197,16 @@ def test_all_of_a_model_learns_its_conversations(tmp_path: Path, file: str) -> N
     ]
 
 
+def test_a_training_without_validation_says_that_nothing_is_scored(tmp_path: Path, file: str) -> None:
+    language_model().save_pretrained(tmp_path / "base")
+    trainer = {"max_steps": 3, "val_every": 3, "loggers": [], "accelerator": "cpu"}
+    said: list[str] = []
+    train(load_config(yaml(tmp_path, file, data={"train": [file]}, trainer=trainer)), said.append)
+    assert [line for line in said if "no validation set" in line and "the last weights are kept" in line]
+    assert (tmp_path / "run" / "model").is_dir()
+    assert not (tmp_path / "run" / "best").exists()
+
+
 @pytest.mark.parametrize("twice", [False, True])
 def test_bfloat16_learns_as_float32(tmp_path: Path, file: str, twice: bool) -> None:
     language_model().save_pretrained(tmp_path / "base")

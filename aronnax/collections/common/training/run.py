@@ -104,6 +104,7 @@ def run(config: RunConfig, prepare: Callable[[bool, Say], Prepared], say: Say = 
     settings = config.trainer
     if not prepared.data.validation_names:
         settings = replace(settings, val_batches=0)
+        say("there is no validation set: nothing is scored, and the last weights are kept, not the best")
     trainer = build_trainer(settings, output, to_dict(config))
     _spare_threads(prepared.task.model, trainer, say)
     if trainer.is_global_zero:
