@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from aronnax.core.errors import CheckpointError
+from aronnax.core.hub import WHAT_IS_A_MODEL
 
 MAX_FILE = 64 * 2**20
 """Largest member that is read into memory, in bytes: tokenizers and configurations."""
@@ -193,7 +194,9 @@ def _header(path: Path, stream: BinaryIO | _Unzipped, first: bool) -> tarfile.Ta
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
         if first:
-            raise CheckpointError(f"{path} is not a .nemo archive (neither a tar nor a gzip tar)") from None
+            raise CheckpointError(
+                f"{path} is not a model: no .nemo archive (neither a tar nor a gzip tar); {WHAT_IS_A_MODEL}"
+            ) from None
         raise CheckpointError(f"{path} is damaged or truncated: {error}") from None
 
 

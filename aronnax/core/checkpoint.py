@@ -22,6 +22,7 @@ from aronnax.core import registry
 from aronnax.core.config import from_dict, to_dict
 from aronnax.core.errors import CheckpointError, ConfigError
 from aronnax.core.files import cannot_save, follow_umask, sync_file, sync_folder, write_synced
+from aronnax.core.hub import WHAT_IS_A_MODEL
 from aronnax.core.parts import Parts, constant_names
 from aronnax.core.references import borrowed, without_borrowed
 from aronnax.core.safe_yaml import MAX_BYTES, dump_yaml, parse_mapping
@@ -73,7 +74,10 @@ def read_header(folder: Path) -> dict[str, Any]:
     """The content of `config.yaml`: model_type, aronnax_version, assets, config."""
     path = _find(folder, CONFIG)
     if not path.is_file():
-        raise CheckpointError(f"{folder} holds no {CONFIG}: it is not a checkpoint folder")
+        raise CheckpointError(
+            f"{folder} is not a model: it holds no {CONFIG} (nor model_config.yaml or config.json, as NeMo's and "
+            f"transformers' folders do); {WHAT_IS_A_MODEL}"
+        )
     if path.stat().st_size > MAX_BYTES:
         raise CheckpointError(f"{path} is larger than any configuration")
     try:

@@ -20,6 +20,11 @@ _CONFIGS = ("config.yaml", "model_config.yaml", "config.json")
 # What is fetched of a repository without a .nemo file: weights and plain data, never code.
 _OURS = ("config.yaml", "model.safetensors")
 _DATA = (".yaml", ".json", ".model", ".txt", ".md", ".jinja")
+WHAT_IS_A_MODEL = (
+    "give a bundled name, a folder (of aronnax, NeMo or transformers), a .nemo file, or a hub id such as "
+    "nvidia/parakeet-tdt-0.6b-v3"
+)
+"""What every message says of a name that leads to no model."""
 _logger = logging.getLogger("aronnax")
 
 

@@ -226,9 +226,13 @@ def test_a_tag_in_the_configuration_is_refused(saved: Path) -> None:
         load(saved)
 
 
-def test_an_empty_folder_is_not_a_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"holds no config\.yaml"):
+def test_what_is_no_model_is_told_with_what_may_be_given(tmp_path: Path) -> None:
+    may_be_given = r"bundled name, a folder \(of aronnax, NeMo or transformers\), a \.nemo file, or a hub id"
+    with pytest.raises(CheckpointError, match=r"holds no config\.yaml .*config\.json.*" + may_be_given):
         load(tmp_path)
+    (tmp_path / "a.wav").write_bytes(b"RIFF" + bytes(2000))
+    with pytest.raises(CheckpointError, match=r"a\.wav is not a model: .*" + may_be_given):
+        load(tmp_path / "a.wav")
 
 
 def test_int8_is_checked_before_anything_is_loaded(saved: Path) -> None:
