@@ -56,7 +56,9 @@ def diarize(
     pad_offset: Annotated[float | None, Option(help="Seconds put behind each turn.")] = None,
     min_duration_on: Annotated[float | None, Option(help="Shorter turns are dropped.")] = None,
     min_duration_off: Annotated[float | None, Option(help="Shorter pauses are filled.")] = None,
-    speakers: Annotated[int | None, Option(help="How many to expect, where that is known.")] = None,
+    speakers: Annotated[
+        int | None, Option(help="How many to expect, where that is known.", python="num_speakers")
+    ] = None,
     channels: Annotated[
         str, Option(help="mix, or apart where each channel has speakers of its own.")
     ] = "mix",

@@ -115,6 +115,11 @@ def _own_options(recogniser: Recogniser, name: str, options: Mapping[str, Any]) 
 def _prompt_options(recogniser: Recogniser, name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     """The options that were given; OptionError if the model cannot be asked such things."""
     given = {key: value for key, value in asked.items() if value is not None}
+    if given.get("task") == "translate" and "target_lang" not in recogniser.slots:
+        raise OptionError(
+            f"{name} is a {recogniser.model_type} model, which does not translate; encoder-decoders do, such as"
+            " digits-canary or nvidia/canary-1b-flash"
+        )
     if "keywords" in recogniser.slots:
         refused, takes = (
             given.keys() - set(recogniser.slots),

@@ -77,7 +77,8 @@ def transcribe(
         str, Option(help="With --diarize: mix, or apart where each channel has speakers of its own.")
     ] = "mix",
     speakers: Annotated[
-        int | None, Option(help="With --diarize: how many to expect, where that is known.")
+        int | None,
+        Option(help="With --diarize: how many to expect, where that is known.", python="num_speakers"),
     ] = None,
     live: Annotated[
         bool, Option(help="BESTOW: write while listening to a microphone or, with -, to standard input.")

@@ -15,8 +15,12 @@ def translate(
     inputs: Annotated[
         list[str], Argument(help="Recordings, folders, NeMo manifests (.json, .jsonl), or - for stdin.")
     ],
-    source: Annotated[str | None, Option("--from", help="Language spoken, such as de.")] = None,
-    target: Annotated[str | None, Option("--to", help="Language written, such as en.")] = None,
+    source: Annotated[
+        str | None, Option("--from", help="Language spoken, such as de.", python="source_lang")
+    ] = None,
+    target: Annotated[
+        str | None, Option("--to", help="Language written, such as en.", python="target_lang")
+    ] = None,
     model: Annotated[
         str, Option("--model", "-m", help="Bundled name, folder, .nemo file or hub id.")
     ] = DEFAULT_MODEL,

@@ -72,6 +72,23 @@ def test_training_without_its_file_is_told_before_the_heavy_imports(file, change
     assert said in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("translate -m digits --to fr", "digits is a hybrid model, which does not translate"),
+        ("translate -m digits-canary --to xx", "--to xx is not a language"),
+        ("translate -m digits-canary --to fr --beam 0", "--beam 0 must be"),
+        ("diarize --speakers 9", "--speakers 9 is outside 1..4"),
+        ("diarize --channels left", "--channels left is not known"),
+        ("diarize --device abacus", "--device abacus is not known"),
+    ],
+)
+def test_errors_name_options_as_they_are_typed(arguments, said, capsys):
+    verb, *options = arguments.split()
+    assert status([verb, "absent.wav", *options]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+
+
 def test_an_unknown_verb_is_refused(capsys):
     assert status(["transmogrify"]) == 2
     assert "transmogrify" in capsys.readouterr().err

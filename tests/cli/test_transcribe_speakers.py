@@ -143,7 +143,7 @@ def test_a_call_keeps_its_channels_apart(run: Run, diarizer: Path, tmp_path: Pat
         (["--diarize", "digits"], "digits holds a HybridModel, which does not diarize"),
         (["--diarize", "DIARIZER", "--no-timestamps"], "--diarize needs the times of words"),
         (["--diarize", "DIARIZER", "--channels", "left"], "'mix' or 'apart'"),
-        (["--diarize", "DIARIZER", "--speakers", "9"], "num_speakers=9 is outside 1..4"),
+        (["--diarize", "DIARIZER", "--speakers", "9"], "--speakers 9 is outside 1..4"),
         (["--speakers", "2"], "--speakers and --channels are for --diarize"),
         (["again.wav", "--diarize", "DIARIZER"], "2 inputs cannot be printed as one txt: give --out FOLDER"),
     ],

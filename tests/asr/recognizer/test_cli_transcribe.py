@@ -114,7 +114,7 @@ def test_without_out_a_failed_input_is_an_empty_line(run: Run, two: list[Path], 
         (["--chunk", "huge"], "--chunk huge is not known"),
         (["--dtype", "int4"], "--dtype int4 is not known"),
         (["--head", "rnnt"], "head 'rnnt' is not one of this model's heads: tdt, ctc"),
-        (["--vad", "loud"], "vad='loud' is not known"),
+        (["--vad", "loud"], "--vad loud is not known"),
     ],
 )
 def test_a_bad_option_is_one_sentence_and_status_two(
