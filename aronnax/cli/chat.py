@@ -58,6 +58,7 @@ def chat(
     }
     asked = Asked(model, device, dtype, options)
     talk = Talk(asked.load(), asked.given(), system)
+    talk.check()
     if sys.stdin.isatty():
         ears = "text and @recordings" if getattr(talk.model, "hears", False) else "text"
         print(f"{model or default_model()} reads {ears}; /help for help")
@@ -74,6 +75,17 @@ class Talk:
         self.system = system
         self.messages: list[Message] = []
         self.reset()
+
+    def check(self) -> None:
+        """OptionError if the model cannot be told the system message, before anything is asked."""
+        from aronnax.collections.llm.chat.messages import Message
+
+        if self.system is None:
+            return
+        try:
+            self.model.text.render([*self.messages, Message("user", (self.system,))])
+        except OptionError as error:
+            raise OptionError(f"--system: {error}") from None
 
     def run(self, lines: Iterator[str]) -> int:
         """Answer lines until they end or /quit; the exit status, 1 if a message failed."""

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ class Counter:
 
     hears = True
     interrupted = False
+    text = SimpleNamespace(render=lambda messages: None)
 
     def generate_stream(self, messages: Any, **options: Any) -> Iterator[Piece]:
         """`<turns> turns`."""
@@ -68,6 +70,13 @@ def test_the_conversation_is_remembered(run: Run, counter: Counter) -> None:
 def test_a_reset_forgets_all_but_the_system_message(run: Run, counter: Counter) -> None:
     assert run("Hi\n/reset\nHi\n", "--system", "Be short.")[1] == "2 turns\n2 turns\n"
     assert counter.asked[0].role == "system"
+
+
+def test_a_system_message_the_model_has_no_place_for_is_told_once(run: Run) -> None:
+    status, out, err = run("seven\nnine\n", "-m", "digits-lm", "--system", "Be short.")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: --system: the digits prompt format has no system message")
+    assert len(err.splitlines()) == 1
 
 
 def test_recordings_stand_anywhere_in_a_message(run: Run, counter: Counter) -> None:
