@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from aronnax.collections.llm.chat.messages import Audio, Message
+from aronnax.collections.llm.chat.messages import Audio, Message, messages_from
 from aronnax.collections.speechlm.conversation.batch import ConversationBatch, collate
 from aronnax.collections.speechlm.salm.model import SALM
 from aronnax.core.errors import CheckpointError
@@ -34,6 +34,13 @@ def batch_of(model: SALM, rows: list[list[Message]]) -> ConversationBatch:
     signals = [torch.from_numpy(audio.source[0]) for row in rendered for audio in row.audios]
     texts = [str(row[-1].content[0]) for row in rows]
     return collate(rendered, signals, texts, [str(index) for index in range(len(rows))], model.text.pad_id)
+
+
+def test_a_prompt_counts_the_positions_that_its_tokens_and_recordings_take() -> None:
+    model = salm()
+    prompt = model.prompt(messages_from(ASKED[2][:1]))
+    assert prompt.positions == model.positions(prompt.ids, [len(signal) for signal in prompt.signals])
+    assert prompt.positions > len(prompt.ids)
 
 
 def test_a_row_has_the_states_it_has_alone() -> None:
