@@ -223,6 +223,9 @@ def test_bad_samples_are_named(model):
 
 
 def test_what_cannot_be_streamed_is_refused(model):
+    for number in (3, 0):
+        with pytest.raises(OptionError, match=rf"policy is {number}: .*WaitK\(k=3, stride=4\)"):
+            model.stream(number)
     with pytest.raises(OptionError, match="prompt or messages"):
         model.stream(prompt="say", messages=question("say", Audio(LIVE)))
     with pytest.raises(OptionError, match=r"Audio\(LIVE\)"):

@@ -183,7 +183,7 @@ class BESTOW(SpeechLM):
         check_mode(self)
         return open_stream(
             self,
-            policy or WaitK(None, self.config.stride),
+            WaitK(None, self.config.stride) if policy is None else policy,
             prompt=prompt,
             messages=messages,
             history=history,

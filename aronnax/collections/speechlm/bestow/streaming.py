@@ -76,6 +76,11 @@ def open_stream(
     """The stream of a checked question; see `BESTOW.stream`."""
     if not isinstance(model.reader, Reader):
         raise OptionError("a model of the layered kind cannot be streamed; answer whole recordings with it")
+    if not isinstance(policy, WaitK):
+        raise OptionError(
+            f"policy is {policy!r}: it must be a WaitK, such as"
+            " aronnax.collections.speechlm.bestow.waitk.WaitK(k=3, stride=4)"
+        )
     if prompt is not None and messages is not None:
         raise OptionError("give prompt or messages, not both")
     if messages is None:
