@@ -86,14 +86,15 @@ def _each(asked: Asked, text: str, recordings: list[str], system: str | None, an
     from aronnax.cli.output_names import output_names
     from aronnax.cli.terminal import complain
 
-    model, status = asked.load(), 0
+    model, failed = asked.load(), 0
     for recording, name in zip(recordings, output_names(recordings)):
         try:
             answers.give(_answer(model, text, [recording], system, asked), name)
         except AudioError as error:
             complain(str(error))
-            status = 1
-    return status
+            failed += 1
+    answers.finish(len(recordings), failed)
+    return 1 if failed else 0
 
 
 def _answer(model: Any, text: str, recordings: list[str], system: str | None, asked: Asked) -> Reply:
@@ -124,6 +125,12 @@ class _Answers:
                 out.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise OptionError(f"--out {out} cannot be made: {error.strerror}") from None
+
+    def finish(self, total: int, failed: int) -> None:
+        """Say where answers of `total` questions are, and how many; nothing where all are printed."""
+        where = f" in {self.out}" if self.out is not None and failed < total else ""
+        if where or failed:
+            print(f"{total - failed} of {total} answers{where}", file=sys.stderr)
 
     def give(self, reply: Reply, name: str) -> None:
         """Deliver one answer, its notes on stderr; `name` is its file's, without the format."""

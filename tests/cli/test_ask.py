@@ -112,7 +112,11 @@ def test_a_question_may_come_from_standard_input(
 
 
 def test_answers_are_written_beside_each_other(run: Run, ears: Ears) -> None:
-    assert run("Hear", "a.wav", "b c.wav", "--each", "--out", "answers")[0] == 0
+    assert run("Hear", "a.wav", "b c.wav", "--each", "--out", "answers") == (
+        0,
+        "",
+        "2 of 2 answers in answers\n",
+    )
     assert {name: Path("answers", name).read_text() for name in os.listdir("answers")} == {
         "a.txt": "Hear | a.wav\n",
         "b c.txt": "Hear | b c.wav\n",
@@ -141,6 +145,7 @@ def test_one_recording_that_cannot_be_read_does_not_stop_the_others(run: Run, ea
     assert err.splitlines() == [
         "error: turn 1 (user): broken.wav cannot be read",
         "error: there is no recording gone.wav",
+        "1 of 3 answers",
     ]
 
 
