@@ -188,9 +188,10 @@ def report(result: Evaluation) -> list[str]:
     if quiet.recordings:
         lines.append(f"without speech: {quiet}")
     number = len(score.rows) + quiet.recordings
+    utterances = "1 utterance" if number == 1 else f"{number} utterances"
     speed = f"RTFx {result.rtfx:.1f}, real-time factor {1 / result.rtfx:.4f}" if result.rtfx else "RTFx 0"
     lines.append(
-        f"{number} utterances, {result.audio_seconds:.1f} s of audio in {result.wall_seconds:.1f} s: {speed}"
+        f"{utterances}, {result.audio_seconds:.1f} s of audio in {result.wall_seconds:.1f} s: {speed}"
     )
     lines.append(f"padding: {result.padding:.1%} of what was encoded")
     return lines

@@ -19,14 +19,23 @@ def info(
     tensors: Annotated[bool, Option("--tensors", help="List every stored tensor too.")] = False,
     json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Describe any checkpoint: its format, family, size, vocabulary and whether it loads."""
+    """Describe any checkpoint: its format, family, size, vocabulary and whether it loads.
+
+    What does not load is described as far as it can be, and makes the exit status 1.
+    """
     from aronnax.core import hub
 
     path = hub.resolve(model)
     found = _describe(path)
     if json:
         _print_json(found, config, tensors)
-        return
+    else:
+        _print(found, config, tensors)
+    if found["facts"]["loads"] != "yes":
+        raise SystemExit(1)
+
+
+def _print(found: dict[str, Any], config: bool, tensors: bool) -> None:
     for key, value in found["facts"].items():
         print(f"{key:<12} {value}")
     for note in found["notes"]:

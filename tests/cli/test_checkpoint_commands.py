@@ -15,11 +15,11 @@ from aronnax.cli.main import main
 FIXTURES = Path(__file__).resolve().parents[1] / "parity" / "fixtures" / "nemo"
 
 
-def run(*arguments: object) -> None:
-    """The command as the shell runs it; its exit status must be 0."""
+def run(*arguments: object, status: int = 0) -> None:
+    """The command as the shell runs it; its exit status must be `status`."""
     with pytest.raises(SystemExit) as stop:
         main([str(argument) for argument in arguments])
-    assert stop.value.code in (0, None)
+    assert (stop.value.code or 0) == status
 
 
 def test_info_describes_an_archive(capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,12 +38,21 @@ def test_info_describes_what_it_cannot_load(tmp_path: Path, capsys: pytest.Captu
     config = {"target": "nemo.collections.asr.models.EncDecSpeakerLabelModel", "nemo_version": "2.3.0"}
     (tmp_path / "model_config.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "model_weights.ckpt").touch()
-    run("info", tmp_path)
+    run("info", tmp_path, status=1)
     text = capsys.readouterr().out
     assert "EncDecSpeakerLabelModel" in text
     assert "NeMo 2.3.0" in text
     assert "no: " in text
     assert "a speaker or language recogniser" in text
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_info_about_a_recording_is_an_error(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF" + bytes(2000))
+    run("info", tmp_path / "a.wav", *options, status=1)
+    assert "a.wav is not a model" in capsys.readouterr().out
 
 
 def test_convert_goes_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ def test_a_recording_that_cannot_be_read_is_named_and_the_others_scored(
     folder = tiny.salm(context=48).save_pretrained(tmp_path / "model")
     assert evaluate(monkeypatch, folder, manifest) == 1
     printed = capsys.readouterr()
-    assert "1 utterances, 1.0 s" in printed.out
+    assert "1 utterance, 1.0 s" in printed.out
     assert "1.wav" in printed.err
 
 

@@ -9,7 +9,7 @@ from lhotse import CutSet
 
 from aronnax.cli.simulate import simulate
 from aronnax.collections.common.results.rttm import read_rttm
-from aronnax.core.errors import OptionError
+from aronnax.core.errors import ManifestError, OptionError
 
 RATE = 8000
 
@@ -62,6 +62,14 @@ def test_sessions_with_their_labels(voices, tmp_path, capsys):
 
     with pytest.raises(OptionError, match="other options"):
         simulate(voices, out, **{**asked, "seed": 5})
+
+
+def test_a_line_without_a_speaker_is_named_with_its_manifest(voices, tmp_path):
+    lines = voices.read_text().splitlines()
+    lines[2] = json.dumps({"audio_filepath": "2.wav", "duration": 3.0})
+    voices.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ManifestError, match=rf"^{voices}, line 3 \(2\.wav\): no speaker is named"):
+        simulate(voices, tmp_path / "made", sessions=1, speakers="2", seconds=4.0, rate=RATE)
 
 
 def test_numbers_that_are_none(voices, tmp_path):

@@ -57,8 +57,10 @@ class Voices(Mapping[str, RecordedVoice]):
         for cut in cuts:
             name = next((supervision.speaker for supervision in cut.supervisions), None)
             if not name:
+                from aronnax.collections.common.data.filters import cut_place
+
                 raise ManifestError(
-                    f"recording {cut.id} has no speaker: simulation needs a field `speaker` in every line"
+                    f"{cut_place(cut)}: no speaker is named: simulation needs a field `speaker` in every line"
                 )
             voice = self._voices.setdefault(name, RecordedVoice(name, rate, whole))
             voice.cuts.append(cut if cut.sampling_rate == rate else cut.resample(rate))
