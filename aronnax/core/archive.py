@@ -195,7 +195,7 @@ def _header(path: Path, stream: BinaryIO | _Unzipped, first: bool) -> tarfile.Ta
     except tarfile.HeaderError as error:
         if first:
             raise CheckpointError(
-                f"{path} is not a model: no .nemo archive (neither a tar nor a gzip tar); {WHAT_IS_A_MODEL}"
+                f"{path} is not a model: it is not a .nemo archive (neither a tar nor a gzip tar); {WHAT_IS_A_MODEL}"
             ) from None
         raise CheckpointError(f"{path} is damaged or truncated: {error}") from None
 
