@@ -131,7 +131,7 @@ def test_what_cannot_be_compared_is_one_sentence(
         ([reference, bad], "bad.rttm:1: the start (field 4) is 'zero', not a number of seconds"),
         ([reference, other], "the hypothesis names 'c', which the reference does not; it names a, b"),
         ([reference, tmp_path / "gone.rttm"], "gone.rttm cannot be opened"),
-        ([reference, hypothesis, "--collar", -1], "collar=-1.0"),
+        ([reference, hypothesis, "--collar", -1], "--collar -1.0 must be a number of seconds"),
         ([reference, hypothesis, "--out", bad], "bad.rttm is a file; give a folder"),
     ]
     for arguments, said in cases:

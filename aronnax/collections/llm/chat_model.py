@@ -129,8 +129,8 @@ class ChatModel(Model):
             `top_p` likeliest, the same ones for the same `seed`, whatever the batch.
         stop: texts that end an answer and are left out of it, with the blanks before them.
         beam: hypotheses kept; 1, the default, is greedy. n_best: answers to each conversation.
-        log_probs: False leaves log-probabilities out of the reply, which spares a single greedy row on a CPU most of
-            reading a large vocabulary's head; the tokens are the same.
+        log_probs: False leaves log-probabilities out of the reply. The tokens are the same; a single greedy row on a
+            CPU may come by them without reading a large head whole (see `llm/backbone/screening.py`).
         adapter: False answers with the language model as it was before adapters, for this call; a name takes one.
 
         A reply's `times` are seconds since its batch was begun, reading not counted: when each token was there.

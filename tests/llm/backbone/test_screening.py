@@ -20,7 +20,7 @@ PROMPT, LENGTHS = torch.arange(3, 15)[None], torch.tensor([12])
 
 @pytest.fixture
 def everywhere(monkeypatch):
-    """Toy heads are screened too; yields how many tokens each step scored with floats."""
+    """Toy heads are screened too; yields the size of the vocabulary for each step that was."""
     monkeypatch.setattr(screening, "LEAST", 1)
     counted, original = [], Screen.best
 
@@ -38,8 +38,10 @@ def heads():
     yield "plain", plain
     yield "rows of all sizes", plain * torch.logspace(-6, 6, 3000)[:, None]
     yield "a few large columns", plain * torch.where(torch.arange(64) < 3, 200.0, 1.0)
-    close = plain[:1].repeat(3000, 1) + 1e-3 * plain
-    yield "tokens hard to tell apart", close
+    yield "tokens alike", plain[:1] + 0.1 * plain
+    yield "tokens hard to tell apart", plain[:1] + 1e-5 * plain
+    yield "one large column", plain * torch.where(torch.arange(64) == 0, 30.0, 1.0)
+    yield "small numbers", 1e-24 * plain
     yield "zeros among them", plain * (torch.arange(3000) % 3 > 0)[:, None]
 
 
@@ -51,6 +53,8 @@ def test_the_best_token_is_found(name, weight):
         row = torch.randn(64, generator=draw)
         if number % 3 == 0:
             row[:2] *= 100.0
+        if name == "one large column":
+            row[0] = 0.0
         if number % 3 == 1:
             row += 5 * weight[number] / weight[number].norm().clamp(min=1e-9)
         found = int(screen.best(row))
@@ -62,16 +66,22 @@ def test_the_best_token_is_found(name, weight):
 
 def test_no_score_lies_farther_off_than_is_said():
     for _, weight in heads():
-        screen, row = Screen(weight), torch.randn(64)
+        screen, row = Screen(weight), torch.randn(64, generator=torch.Generator().manual_seed(2))
+        if screen.longest < 1 / screening._SANE:
+            continue
         row *= screening._LARGEST / float(row.abs().max())
-        off = (screen._about(row).double() - weight.double() @ row.double()).abs()
+        exact = (weight.double() - weight.double().mean(0)) @ row.double()
+        off = (screen._about(row).double() - exact).abs()
         size = float(row.norm())
-        common = screen.longest * (64**0.5 / 2 + screening._ROUNDING * size)
+        common = screen.apart * 64**0.5 / 2 + screen.longest * screening._ROUNDING * size
         assert (off <= screen.off.double() * size + common).all()
 
 
 def test_few_tokens_are_scored_with_floats(monkeypatch):
-    screen, row = Screen(torch.randn(20000, 64)), torch.randn(64)
+    draw = torch.Generator().manual_seed(3)
+    # What all tokens share does not make more of them candidates.
+    head = torch.randn(20000, 64, generator=draw) + 5 * torch.randn(64, generator=draw)
+    screen, row = Screen(head), torch.randn(64, generator=draw)
     screen.weight = NotWhole(screen.weight)
     screen.best(row)
     assert 1 <= screen.weight.picked < 200
@@ -93,8 +103,26 @@ class NotWhole:
 
 @pytest.mark.parametrize("row", [torch.zeros(64), torch.full((64,), torch.nan), torch.full((64,), 1e38)])
 def test_rows_without_a_size_are_scored_as_ever(row):
-    weight = torch.randn(300, 64)
+    weight = torch.randn(300, 64, generator=torch.Generator().manual_seed(4))
     assert int(Screen(weight).best(row)) == int(torch.mv(weight, row).max(0).indices)
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf, 1e38])
+def test_weights_that_are_no_numbers_are_scored_as_ever(number):
+    weight = torch.randn(300, 64, generator=torch.Generator().manual_seed(5))
+    weight[7, 3] = number
+    row = torch.ones(64)
+    assert int(Screen(weight).best(row)) == int(torch.mv(weight, row).max(0).indices)
+
+
+def test_the_default_type_of_numbers_does_not_matter():
+    weight, row = torch.randn(300, 64, dtype=torch.float32), torch.randn(64, dtype=torch.float32)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert int(Screen(weight).best(row)) == int((weight @ row).argmax())
+    finally:
+        torch.set_default_dtype(before)
 
 
 def answers(backbone, log_probs, adapter=None):
@@ -117,8 +145,10 @@ def test_a_backbone_writes_the_same_tokens(architecture, everywhere):
 
 @torch.inference_mode()
 def test_a_head_with_an_adapter_is_not_screened(everywhere):
-    backbone = with_adapters("llama", "one")
+    # Its adapter has a part in the head.
+    backbone = with_adapters("smollm3", "one")
     assert answers(backbone, False, "one").tokens == answers(backbone, True, "one").tokens
+    assert not everywhere
 
 
 @torch.inference_mode()

@@ -25,7 +25,7 @@ class Reply:
     tokens: tuple[int, ...] = ()
     """Its token ids."""
     log_probs: tuple[float, ...] = ()
-    """Log-probability of each token."""
+    """Log-probability of each token; none if they were not asked for."""
     times: tuple[float, ...] = ()
     """Seconds from the start of answering to each token; none where tokens are known only at the end."""
     finished: str = "eos"

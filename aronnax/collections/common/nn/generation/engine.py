@@ -180,9 +180,9 @@ def _one_by_one(
 def _note(
     answers: list[_Answer], tokens: Tensor, scores: Tensor, options: GenerationOptions, stopping: Stopping
 ) -> Iterator[Said]:
-    """Write one step into the answers that still go on; `scores` mean nothing where only tokens are asked for."""
+    """Write one step into the answers that still go on; `scores` are its own, if asked for."""
     log_probs = sure = [None] * len(answers)
-    if not options.tokens_only:
+    if options.log_probs or options.confidence is not None:
         every = scores.float().log_softmax(dim=-1)
         if options.log_probs:
             log_probs = every.gather(1, tokens[:, None]).squeeze(1).tolist()

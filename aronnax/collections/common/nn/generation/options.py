@@ -68,7 +68,7 @@ class GenerationOptions:
             raise OptionError("top_k and top_p say what to draw from: give a temperature above 0 too")
         if not self.log_probs and (self.beam > 1 or self.n_best > 1):
             raise OptionError(
-                "log_probs=False: a beam, and several answers, are compared by log-probabilities"
+                "log_probs=False: a beam, and several answers, are compared by them; leave it True"
             )
         if not 1 <= self.n_best <= (self.n_best if self.temperature > 0.0 else self.beam):
             raise OptionError(f"n_best is {self.n_best}: with beam {self.beam} it must be 1 to {self.beam}")
