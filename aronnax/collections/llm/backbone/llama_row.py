@@ -124,6 +124,7 @@ class RowSteps:
             layer.gate_up.into(desk.gate_up, x, self._strength(x))
             layer.down.add_to(x, self.act(desk.gate).mul_(desk.up))
         cache.advance(1)
+        cache.longest = min(cache.longest + 1, cache.capacity)
         return x
 
     def _strength(self, x: Tensor) -> float:

@@ -104,21 +104,13 @@ class LlamaSteps(FixedSteps):
     def step(self, embeddings: Tensor, cache: StepCache) -> Tensor:
         """Scores [B, V] after one more position [B, D] of each row in use."""
         row = self._for_a_row(cache)
-        if row is None:
-            return super().step(embeddings, cache)
-        scores = row.step(embeddings, cache)
-        cache.longest = min(cache.longest + 1, cache.capacity)
-        return scores
+        return super().step(embeddings, cache) if row is None else row.step(embeddings, cache)
 
     @torch.inference_mode()
     def best(self, embeddings: Tensor, cache: StepCache) -> Tensor:
         """The best tokens [B] after one more position [B, D] of each row in use."""
         row = self._for_a_row(cache)
-        if row is None:
-            return super().best(embeddings, cache)
-        found = row.best(embeddings, cache)
-        cache.longest = min(cache.longest + 1, cache.capacity)
-        return found
+        return super().best(embeddings, cache) if row is None else row.best(embeddings, cache)
 
     def _for_a_row(self, cache: StepCache) -> RowSteps | None:
         if cache.rows != 1 or not self._has_row_steps or torch.is_autocast_enabled("cpu"):
