@@ -6,6 +6,7 @@ both symmetric; sums are exact in 32 bits.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar, cast
@@ -45,8 +46,8 @@ class WholeNumberLinear(nn.Module):
     out_features: int
 
     @abstractmethod
-    def _whole(self, rows: Tensor, peak: Tensor) -> tuple[Tensor, ...]:
-        """Rows [M, K] in whole numbers of which the largest stands for `peak` [M, 1]."""
+    def _whole(self, rows: Tensor, peak: Tensor, spent: bool) -> tuple[Tensor, ...]:
+        """Rows [M, K] in whole numbers, the largest of which stands for `peak` [M, 1]; written over where `spent`."""
 
     @abstractmethod
     def _multiply(self, whole: tuple[Tensor, ...]) -> Tensor:
@@ -56,11 +57,11 @@ class WholeNumberLinear(nn.Module):
         """[..., K] -> [..., N]."""
         return self.product(self.rounded(x))
 
-    def rounded(self, x: Tensor) -> Rounded:
-        """What `product` takes, of x [..., K]."""
+    def rounded(self, x: Tensor, *, spent: bool = False, least: float = -math.inf) -> Rounded:
+        """What `product` takes, of x [..., K]; for `spent` and `least` see `last`."""
         rows = x.detach().flatten(0, -2).float()
-        peak = _peak(rows) if len(rows) else rows.new_ones(0, 1)
-        return Rounded(self._whole(rows, peak), peak, x.shape[:-1], x.dtype)
+        peak = _peak(rows, least) if len(rows) else rows.new_ones(0, 1)
+        return Rounded(self._whole(rows, peak, spent), peak, x.shape[:-1], x.dtype)
 
     def product(self, given: Rounded) -> Tensor:
         """What the layer makes of an input that was rounded: [..., N]."""
@@ -83,6 +84,16 @@ def together(x: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
     return [layer(x) for layer in layers]
 
 
+def last(layer: nn.Module, x: Tensor, least: float = -math.inf) -> Tensor:
+    """What `layer` makes of x [..., K], which nobody reads afterwards: whole numbers are made of it where it lies.
+
+    No number of x is below `least`, which spares a layer of whole numbers from looking for it.
+    """
+    if isinstance(layer, WholeNumberLinear):
+        return layer.product(layer.rounded(x, spent=True, least=least))
+    return layer(x)
+
+
 class QuantisedLinear(WholeNumberLinear):
     """A linear layer with int8 weights and inputs."""
 
@@ -103,9 +114,9 @@ class QuantisedLinear(WholeNumberLinear):
         self.register_buffer("zeros", torch.zeros(self.out_features, dtype=torch.int32), persistent=False)
         self.packed = torch.ops.onednn.qlinear_prepack(whole, None) if _ONEDNN else whole.t()
 
-    def _whole(self, rows: Tensor, peak: Tensor) -> tuple[Tensor, ...]:
+    def _whole(self, rows: Tensor, peak: Tensor, spent: bool) -> tuple[Tensor, ...]:
         """Whole numbers around 128 [M, K], which oneDNN is fast with; the cast cuts off what the half has rounded."""
-        return (torch.addcmul(self.middle, rows, 127.0 / peak).to(torch.uint8),)
+        return (_scaled(rows, 127.0 / peak, self.middle, spent).to(torch.uint8),)
 
     def _multiply(self, whole: tuple[Tensor, ...]) -> Tensor:
         if not _ONEDNN:
@@ -147,9 +158,9 @@ class SixteenBitLinear(WholeNumberLinear):
         # The bytes of an input lie in memory as low, high: its low ones meet the high ones of the weights.
         self.crossed = torch.ops.onednn.qlinear_prepack(torch.stack([high, low], 2).flatten(1), None)
 
-    def _whole(self, rows: Tensor, peak: Tensor) -> tuple[Tensor, ...]:
+    def _whole(self, rows: Tensor, peak: Tensor, spent: bool) -> tuple[Tensor, ...]:
         """High bytes [M, K] and all bytes [M, 2 K], around 128."""
-        whole = torch.addcmul(self.middle, rows, _LARGEST / peak).to(torch.uint16).view(torch.int16)
+        whole = _scaled(rows, _LARGEST / peak, self.middle, spent).to(torch.uint16).view(torch.int16)
         return (whole >> 8).to(torch.uint8), whole.view(torch.uint8)
 
     def _multiply(self, whole: tuple[Tensor, ...]) -> Tensor:
@@ -170,9 +181,20 @@ def check_sixteen_bits() -> None:
         )
 
 
-def _peak(rows: Tensor) -> Tensor:
-    """The largest magnitude of each row [M, K] -> [M, 1]; two passes are far faster than a norm."""
-    return torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True)).clamp_(min=1e-30)
+def _peak(rows: Tensor, least: float) -> Tensor:
+    """The largest magnitude of each row [M, K] -> [M, 1], or more where that is below -`least`.
+
+    Two passes are far faster than a norm.
+    """
+    highest = rows.amax(1, keepdim=True)
+    if least > -math.inf:
+        return highest.clamp_(min=max(-least, 1e-30))
+    return torch.maximum(highest, -rows.amin(1, keepdim=True)).clamp_(min=1e-30)
+
+
+def _scaled(rows: Tensor, scale: Tensor, middle: Tensor, spent: bool) -> Tensor:
+    """Rows [M, K] times `scale` [M, 1] plus `middle` [K]; in place if `spent`, as new memory is not in the cache."""
+    return torch.addcmul(middle, rows, scale, out=rows if spent else None)
 
 
 KINDS: Mapping[str, type[QuantisedLinear | SixteenBitLinear]] = {

@@ -10,9 +10,16 @@ import torch
 from torch import nn
 
 from aronnax.collections.asr.encoder import FastConformer, FastConformerConfig
-from aronnax.collections.common.nn.linear import Linear, PointwiseConv
+from aronnax.collections.common.nn.linear import LEAST, Activation, Linear, PointwiseConv, activated
 from aronnax.core.errors import OptionError
-from aronnax.core.quantise import QuantisedLinear, SixteenBitLinear, check_sixteen_bits, quantise, together
+from aronnax.core.quantise import (
+    QuantisedLinear,
+    SixteenBitLinear,
+    check_sixteen_bits,
+    last,
+    quantise,
+    together,
+)
 
 try:
     check_sixteen_bits()
@@ -50,6 +57,38 @@ def test_sums_are_exact_in_whole_numbers() -> None:
     whole[:, 0] = weight[:, 0] = 127.0
     out = QuantisedLinear(weight, None)(whole)
     torch.testing.assert_close(out, whole @ weight.t(), rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", [QuantisedLinear, pytest.param(SixteenBitLinear, marks=needs_amx)])
+@pytest.mark.parametrize("then", ["none", "relu", "swish"])
+def test_a_spent_input_gives_the_same_numbers(
+    kind: type[QuantisedLinear | SixteenBitLinear], then: Activation
+) -> None:
+    torch.manual_seed(0)
+    layer = kind(torch.randn(24, 80), torch.randn(24))
+    x = activated(nn.Identity(), 3 * torch.randn(2, 9, 80), then)
+    given = x.clone()
+    expected = layer(x)
+    assert torch.equal(x, given)
+    assert torch.equal(last(layer, x, LEAST[then]), expected)
+    assert not torch.equal(x, given)
+
+
+@pytest.mark.parametrize("then", ["relu", "swish"])
+def test_nothing_is_below_what_an_activation_is_said_to_give_at_least(then: Activation) -> None:
+    lowest = activated(nn.Identity(), torch.linspace(-20, 5, 100_001, dtype=torch.float64), then).min()
+    assert LEAST[then] <= lowest <= LEAST[then] + 1e-5
+
+
+def test_an_encoder_leaves_what_it_is_given(encoders: tuple[FastConformer, FastConformer]) -> None:
+    for encoder in encoders:
+        frames, lengths = torch.randn(2, 25, 64), torch.tensor([25, 11])
+        given = frames.clone()
+        with torch.inference_mode():
+            first = encoder.encode_frames(frames, lengths).states.clone()
+            again = encoder.encode_frames(frames, lengths).states
+        assert torch.equal(frames, given)
+        assert torch.equal(first, again)
 
 
 def test_a_quantised_encoder_stays_close_and_keeps_no_float_weights(

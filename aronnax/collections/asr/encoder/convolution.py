@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from aronnax.collections.asr.encoder.config import FastConformerConfig
 from aronnax.collections.common.nn.derived import Derived
-from aronnax.collections.common.nn.linear import PointwiseConv, depthwise
+from aronnax.collections.common.nn.linear import LEAST, PointwiseConv, depthwise
+from aronnax.core.quantise import last
 
 
 class ConvolutionModule(nn.Module):
@@ -40,7 +41,7 @@ class ConvolutionModule(nn.Module):
             x = self._depthwise(x, *self._fold(self.batch_norm))
         else:
             x = self._normalise(self._depthwise(x, self.depthwise_conv.weight, self.depthwise_conv.bias))
-        return self.pointwise_conv2(F.silu(x, inplace=not torch.is_grad_enabled()))
+        return last(self.pointwise_conv2, F.silu(x, inplace=not torch.is_grad_enabled()), LEAST["swish"])
 
     def _depthwise(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return depthwise(x, weight, bias, *self.context)

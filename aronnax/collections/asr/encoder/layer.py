@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from aronnax.collections.asr.encoder.config import FastConformerConfig
 from aronnax.collections.asr.encoder.convolution import ConvolutionModule
 from aronnax.collections.common.nn.attention import AttentionPlan, RelativeAttention
-from aronnax.collections.common.nn.linear import Dropout, FeedForward
+from aronnax.collections.common.nn.linear import Dropout, FeedForward, plus
 
 
 class ConformerLayer(nn.Module):
@@ -33,8 +32,8 @@ class ConformerLayer(nn.Module):
 
     def forward(self, x: Tensor, plan: AttentionPlan, hidden: Tensor | None) -> Tensor:
         """x [B, T, D], `hidden` [B, T, 1] true in the padding -> [B, T, D]."""
-        x = torch.add(x, self.dropout(self.feed_forward1(self.norm_feed_forward1(x))), alpha=0.5)
-        x = x + self.dropout(self.self_attn(self.norm_self_att(x), plan))
-        x = x + self.dropout(self.conv(self.norm_conv(x), hidden))
-        x = torch.add(x, self.dropout(self.feed_forward2(self.norm_feed_forward2(x))), alpha=0.5)
+        x = plus(x, self.dropout(self.feed_forward1(self.norm_feed_forward1(x))), 0.5)
+        x = plus(x, self.dropout(self.self_attn(self.norm_self_att(x), plan)))
+        x = plus(x, self.dropout(self.conv(self.norm_conv(x), hidden)))
+        x = plus(x, self.dropout(self.feed_forward2(self.norm_feed_forward2(x))), 0.5)
         return self.norm_out(x)

@@ -17,7 +17,7 @@ from aronnax.collections.common.nn.linear import Linear
 from aronnax.collections.common.nn.masks import valid_frames
 from aronnax.collections.common.nn.positions import relative_positions
 from aronnax.collections.common.nn.windows import MASKED, Attention, Block, plan_blocks
-from aronnax.core.quantise import together
+from aronnax.core.quantise import last, together
 
 KEPT_REACHES = (127, 255, 511)
 """Positions projected this far to each side are kept between calls; further ones are projected for each."""
@@ -108,10 +108,12 @@ class RelativeAttention(nn.Module):
                 bias, keys, values = shared.extend(bias, keys, values, block)
             queries = near[:, :, block.q0 : block.q1]
             pieces.append(self._attend(queries, keys, values, bias))
-        out = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
+        # Joined in the order of memory, so that nothing is copied once more behind it.
+        frames = [piece.transpose(1, 2) for piece in pieces]
+        out = (frames[0] if len(frames) == 1 else torch.cat(frames, dim=1)).transpose(1, 2)
         if shared is not None:
             out = shared.replace(out, self.dropout if self.training else 0.0)
-        return self.linear_out(out.transpose(1, 2).flatten(2))
+        return last(self.linear_out, out.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1))

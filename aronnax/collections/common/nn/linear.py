@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -10,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from aronnax.collections.common.nn.derived import Derived
+from aronnax.core.quantise import last
 
 ONEDNN = (
     hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -20,6 +23,9 @@ ONEDNN = (
 
 Activation = Literal["none", "relu", "swish"]
 """What may follow a product, by oneDNN's names; "swish" is SiLU."""
+
+LEAST: Mapping[Activation, float] = {"none": -math.inf, "relu": 0.0, "swish": -0.27847}
+"""What no number is below after each."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, then: Activation = "none") -> Tensor:
@@ -36,6 +42,12 @@ def _activate(x: Tensor, then: Activation) -> Tensor:
     if then == "none":
         return x
     return (F.silu if then == "swish" else F.relu)(x, inplace=not torch.is_grad_enabled())
+
+
+def plus(x: Tensor, y: Tensor, scale: float = 1.0) -> Tensor:
+    """x plus `scale` times y, both [..., D]; without gradients the sum lies where y lay, which is spent."""
+    spent = not torch.is_grad_enabled() and x.dtype == y.dtype
+    return torch.add(x, y, alpha=scale, out=y if spent else None)
 
 
 def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
@@ -159,4 +171,4 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
-        return self.linear2(self.dropout(activated(self.linear1, x, "swish")))
+        return last(self.linear2, self.dropout(activated(self.linear1, x, "swish")), LEAST["swish"])

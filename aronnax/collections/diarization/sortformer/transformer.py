@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aronnax.collections.common.nn.linear import Dropout, Linear, activated
+from aronnax.collections.common.nn.linear import LEAST, Dropout, Linear, activated, plus
 from aronnax.collections.common.nn.masks import any_padding, valid_frames
 from aronnax.collections.common.nn.windows import MASKED
 from aronnax.collections.diarization.sortformer.config import TransformerConfig
-from aronnax.core.quantise import together
+from aronnax.core.quantise import last, together
 
 
 class TransformerEncoder(nn.Module):
@@ -43,8 +43,8 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x [B, T, D], `bias` [B, 1, 1 or T, T] added to the scores -> [B, T, D]."""
-        x = self.layer_norm_1(x + self.first_sub_layer(x, bias))
-        return self.layer_norm_2(x + self.second_sub_layer(x))
+        x = self.layer_norm_1(plus(x, self.first_sub_layer(x, bias)))
+        return self.layer_norm_2(plus(x, self.second_sub_layer(x)))
 
 
 class SelfAttention(nn.Module):
@@ -67,7 +67,7 @@ class SelfAttention(nn.Module):
         )
         dropout = self.dropout if self.training else 0.0
         seen = F.scaled_dot_product_attention(query, key, value, bias, dropout_p=dropout)
-        return self.layer_dropout(self.out_projection(seen.transpose(1, 2).flatten(2)))
+        return self.layer_dropout(last(self.out_projection, seen.transpose(1, 2).flatten(2)))
 
 
 class FeedForward(nn.Module):
@@ -83,7 +83,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
         hidden = F.gelu(self.dense_in(x)) if self.gelu else activated(self.dense_in, x, "relu")
-        return self.layer_dropout(self.dense_out(hidden))
+        return self.layer_dropout(last(self.dense_out, hidden, LEAST["none" if self.gelu else "relu"]))
 
 
 def attention_bias(x: Tensor, lengths: Tensor, right: int | None) -> Tensor | None:
