@@ -84,6 +84,15 @@ def test_words_outside_of_turns_go_to_the_nearest_within_the_limit() -> None:
     assert write(found, "txt").splitlines()[-1] == "UNKNOWN: late"
 
 
+def test_turns_far_behind_the_transcript_are_noted() -> None:
+    words = Transcript("one", 3.0, (Word("one", 0.5, 0.9),))
+    near, far = (Diarization((Turn("a", 0.0, 1.0), Turn("b", 2.0, end)), 20.0) for end in (3.9, 12.0))
+    assert join(words, near).notes == ()
+    (note,) = join(words, far).notes
+    assert "12.0 s" in note
+    assert "3.0 s" in note
+
+
 def test_words_without_duration_are_found_a_speaker() -> None:
     assert said(join(transcript(Word("x", 1.5, 1.5)), TURNS)) == ["SPEAKER 1"]
 

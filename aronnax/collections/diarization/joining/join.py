@@ -27,6 +27,9 @@ from aronnax.core.errors import OptionError
 LIMIT = 1.0
 """Seconds between a word and the nearest turn beyond which the word has no speaker."""
 
+BEYOND = 1.0
+"""Seconds by which turns may end behind the transcript before that is noted."""
+
 _SHORTEST = 0.01
 _SAME = 1e-9
 
@@ -70,6 +73,12 @@ def join(
     ]
     lost = chosen.count(None)
     notes = [f"{lost} of {len(words)} words lie more than {limit:g} s from any turn"] if lost else []
+    last = max((turn.end for turn in diarization.turns), default=0.0)
+    if last > transcript.duration + BEYOND:
+        notes.append(
+            f"turns end at {last:.1f} s and the transcript at {transcript.duration:.1f} s:"
+            " is the diarization that of another recording?"
+        )
     return replace(
         transcript, words=tuple(words), segments=tuple(segments), notes=(*transcript.notes, *notes)
     )
