@@ -9,27 +9,23 @@ say.
 
 from __future__ import annotations
 
-import json
-import random
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-# What the recipe of the bundled diarizer learns from as well.
+# What the recipe of the bundled diarizer learns from as well, and the voices of the recipe `digits`.
 sys.path.insert(1, str(Path(__file__).parents[1]))
+sys.path.insert(1, str(Path(__file__).parents[2] / "asr" / "digits"))
 
-import numpy as np
-import soundfile
 import soxr
 import torch
 from listening import Helper, hear
+from others import pieces_of
 from torch import Tensor
 from torch.nn import functional as F
 from train import RATE, Maker, Recipe, averaged, beginner, learn, main
-from voices import Voice
 
 import aronnax
-from aronnax.collections.common.audio.activity import speech_regions
 from aronnax.collections.diarization.multispeaker.batch import MakeMultispeakerBatch
 from aronnax.collections.diarization.multispeaker.model import MultispeakerModel
 from aronnax.collections.diarization.sortformer.loss import diarization_losses
@@ -37,8 +33,6 @@ from aronnax.collections.diarization.sortformer.model import SortformerModel
 
 AFFINITY_WEIGHT, EARLY_WEIGHT = 0.5, 0.3
 """Of telling whether two frames are of one speaker, and of what earlier layers find, as in small.yaml."""
-PIECE = (0.25, 0.7)
-"""Seconds that a spoken digit lasts."""
 
 
 def train(recipe: Recipe) -> SortformerModel:
@@ -85,24 +79,6 @@ def train(recipe: Recipe) -> SortformerModel:
     learn(config, recipe.output, parts, average, losses)
     trained: SortformerModel = average.module
     return trained.eval()
-
-
-def pieces_of(folder: str) -> list[Voice]:
-    """A voice of each speaker of a manifest folder, whose clips are stretches of speech about as long as a digit."""
-    rng, found = random.Random(0), {}
-    for line in (Path(folder) / "manifest.jsonl").read_text("utf-8").splitlines():
-        entry = json.loads(line)
-        signal, rate = soundfile.read(Path(folder) / entry["audio_filepath"], dtype="float32")
-        signal = soxr.resample(signal, rate, RATE)
-        clips = found.setdefault(entry["speaker"], [])
-        for start, stop in speech_regions(signal, RATE):
-            while stop - start > PIECE[0] * RATE:
-                end = min(stop, start + int(rng.uniform(*PIECE) * RATE))
-                piece = signal[start:end] * np.hanning(end - start).clip(max=0.1) * 10
-                # The words of a session tell the diarizer nothing.
-                clips.append(((piece * (0.1 / max(1e-4, piece.std()))).astype(np.float32), "one"))
-                start = end
-    return [Voice(name, clips) for name, clips in found.items() if clips]
 
 
 if __name__ == "__main__":
