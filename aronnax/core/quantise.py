@@ -160,8 +160,14 @@ class SixteenBitLinear(WholeNumberLinear):
 
     def _whole(self, rows: Tensor, peak: Tensor, spent: bool) -> tuple[Tensor, ...]:
         """High bytes [M, K] and all bytes [M, 2 K], around 128."""
-        whole = _scaled(rows, _LARGEST / peak, self.middle, spent).to(torch.uint16).view(torch.int16)
-        return (whole >> 8).to(torch.uint8), whole.view(torch.uint8)
+        floats = _scaled(rows, _LARGEST / peak, self.middle, spent).contiguous()
+        whole = floats.to(torch.uint16).view(torch.int16)
+        # The floats are of no use any more; their memory, which is in the cache, takes what is left to be written.
+        count, room = whole.numel(), floats.flatten()
+        shifted = room.view(torch.int16)[:count].view_as(whole)
+        high = room.view(torch.uint8)[2 * count : 3 * count].view_as(whole)
+        high.copy_(torch.bitwise_right_shift(whole, 8, out=shifted))
+        return high, whole.view(torch.uint8)
 
     def _multiply(self, whole: tuple[Tensor, ...]) -> Tensor:
         high, both = whole
