@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from aronnax.collections.common.nn.linear import Linear, StepLinear, activated
+from aronnax.collections.common.nn.linear import Linear, StepLinear, activated, plus
 
 
 @pytest.fixture
@@ -73,3 +73,20 @@ def test_a_hook_on_a_layer_sees_its_call():
     with torch.inference_mode():
         out = activated(layer, torch.randn(2, 8), "relu")
     assert seen[0] is out
+
+
+def test_a_sum_takes_the_memory_of_what_is_added_only_without_gradients_and_in_its_type():
+    x, y = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    expected, given = x + 0.5 * y, y.clone()
+    assert torch.equal(plus(x, y, 0.5), expected)
+    assert torch.equal(y, given)
+    with torch.no_grad():
+        half = y.bfloat16()
+        assert plus(x, half, 0.5).dtype == torch.float32
+        assert torch.equal(half, given.bfloat16())
+        found = plus(x, y, 0.5)
+    assert torch.equal(found, expected)
+    assert found.data_ptr() == y.data_ptr()
+    y = given.requires_grad_()
+    plus(x, y, 0.5).sum().backward()
+    assert torch.equal(y.grad, torch.full_like(y, 0.5))
