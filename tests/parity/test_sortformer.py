@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import shutil
 import subprocess
 from dataclasses import replace
 from functools import cache
@@ -20,7 +21,6 @@ import torch
 
 import aronnax
 from aronnax.collections.diarization.sortformer import speaker_cache
-from aronnax.collections.diarization.sortformer.model import SortformerModel
 from aronnax.collections.diarization.sortformer.streaming import PROFILES
 
 FIXTURES = Path(__file__).parent / "fixtures" / "sortformer"
@@ -153,14 +153,14 @@ def test_nemo_restores_what_we_save(tmp_path: Path) -> None:
     python = os.environ.get("ARONNAX_NEMO_PYTHON")
     if not python:
         pytest.skip("ARONNAX_NEMO_PYTHON does not name a Python with NeMo: run `make parity`")
-    models: dict[str, SortformerModel] = {}
     for version in ("v1", "v2"):
-        models[version] = aronnax.load(FIXTURES / f"sortformer_{version}.nemo")
-        models[version].save_nemo(tmp_path / f"{version}.nemo")
+        original = FIXTURES / f"sortformer_{version}.nemo"
+        shutil.copy(original, tmp_path / f"{version}.nemo")
+        aronnax.load(original).save_nemo(tmp_path / f"{version}_saved.nemo")
+    # NeMo runs both here: its numbers differ by 3e-5 from one processor to another.
     subprocess.run([python, str(MAKE), "--outputs", str(tmp_path)], check=True, capture_output=True)
-    for version in models:
-        written, truth = (
-            np.load(path) for path in (tmp_path / f"{version}.npz", FIXTURES / f"sortformer_{version}.npz")
-        )
+    for version in ("v1", "v2"):
+        truth, written = (np.load(tmp_path / f"{version}{kind}.npz") for kind in ("", "_saved"))
+        assert truth.files
         for name in truth:
-            np.testing.assert_allclose(written[name], truth[name], atol=1e-5)
+            np.testing.assert_allclose(written[name], truth[name], atol=1e-6)
