@@ -116,7 +116,7 @@ class QuantisedLinear(WholeNumberLinear):
 
     def _whole(self, rows: Tensor, peak: Tensor, spent: bool) -> tuple[Tensor, ...]:
         """Whole numbers around 128 [M, K], which oneDNN is fast with; the cast cuts off what the half has rounded."""
-        return (_scaled(rows, 127.0 / peak, self.middle, spent).to(torch.uint8),)
+        return (_scaled(rows, 127.0, peak, self.middle, spent).to(torch.uint8),)
 
     def _multiply(self, whole: tuple[Tensor, ...]) -> Tensor:
         if not _ONEDNN:
@@ -160,7 +160,7 @@ class SixteenBitLinear(WholeNumberLinear):
 
     def _whole(self, rows: Tensor, peak: Tensor, spent: bool) -> tuple[Tensor, ...]:
         """High bytes [M, K] and all bytes [M, 2 K], around 128."""
-        floats = _scaled(rows, _LARGEST / peak, self.middle, spent).contiguous()
+        floats = _scaled(rows, _LARGEST, peak, self.middle, spent).contiguous()
         whole = floats.to(torch.uint16).view(torch.int16)
         # The floats are of no use any more; their memory, which is in the cache, takes what is left to be written.
         count, room = whole.numel(), floats.flatten()
@@ -198,9 +198,12 @@ def _peak(rows: Tensor, least: float) -> Tensor:
     return torch.maximum(highest, -rows.amin(1, keepdim=True)).clamp_(min=1e-30)
 
 
-def _scaled(rows: Tensor, scale: Tensor, middle: Tensor, spent: bool) -> Tensor:
-    """Rows [M, K] times `scale` [M, 1] plus `middle` [K]; in place if `spent`, as new memory is not in the cache."""
-    return torch.addcmul(middle, rows, scale, out=rows if spent else None)
+def _scaled(rows: Tensor, largest: float, peak: Tensor, middle: Tensor, spent: bool) -> Tensor:
+    """Rows [M, K] times `largest` / `peak` [M, 1] plus `middle` [K].
+
+    In place if `spent`, as new memory is not in the cache.
+    """
+    return torch.addcmul(middle, rows, peak.reciprocal(), value=largest, out=rows if spent else None)
 
 
 KINDS: Mapping[str, type[QuantisedLinear | SixteenBitLinear]] = {
