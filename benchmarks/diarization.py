@@ -4,11 +4,12 @@
     ARONNAX_NEMO_PYTHON=.venv-parity/bin/python python benchmarks/diarization.py step [--repeats N]
     python benchmarks/diarization.py memory
 
-Random weights, the same on both sides through a .nemo archive; aronnax in fp32, with 16-bit and with 8-bit weights.
-A stream is timed step by step, the sides in turn, so that whatever else the machine does slows all alike. Told are
-seconds of the processor, which a busy machine disturbs less than those of the wall, and the largest difference
-from NeMo's probabilities. The fp32 matrix limit is what the linear layers' multiplications alone would take at the
-best speed that such a product reaches here: no fp32 program that encodes the same frames can be faster.
+Random weights, the same on both sides through a .nemo archive; aronnax in fp32, with 16-bit and with 8-bit weights,
+or with some of these alone (`--weights int16`). A stream is timed step by step, the sides in turn, so that whatever
+else the machine does slows all alike. Told are seconds of the processor, which a busy machine disturbs less than
+those of the wall, and the largest difference from NeMo's probabilities. The fp32 matrix limit is what the linear
+layers' multiplications alone would take at the best speed that such a product reaches here: no fp32 program that
+encodes the same frames can be faster.
 
 `step` is for a machine that is never quiet: one step of a stream whose cache is full and whose queue is as long as
 on average, again and again, the sides in turn, and of each the time that was the shortest. With several threads,
@@ -26,7 +27,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ from aronnax.core.quantise import quantise
 RATE = 16000
 LATENCY = 1.04
 LONG = 30.4
+WEIGHTS = ("fp32", "int16", "int8")
 MODES = ("offline", "stream", "step", "memory")
 
 
@@ -143,14 +145,17 @@ def run(sides: dict[str, Side]) -> None:
         left = {name: side for name, side in left.items() if not side.advance()}
 
 
-def weights(model: SortformerModel) -> dict[str, SortformerModel]:
-    """The model in fp32, and with the whole numbers that this machine is fast with."""
-    models = {"aronnax fp32": model}
-    for name in ("int16", "int8"):
+def weights(model: SortformerModel, kinds: Sequence[str]) -> dict[str, SortformerModel]:
+    """The model with each of these weights that this machine is fast with."""
+    models: dict[str, SortformerModel] = {}
+    for name in kinds:
         try:
-            models[f"aronnax {name}"] = quantise(copy.deepcopy(model), name)
+            one = model if name == "fp32" else quantise(copy.deepcopy(model), name)
+            models[f"aronnax {name}"] = one
         except OptionError as error:
             print(f"without {name}: {error}")
+    if not models:
+        raise SystemExit("none of these weights is fast here")
     return models
 
 
@@ -178,13 +183,13 @@ def best_rate(frames: int) -> float:
     return max(rates)
 
 
-def beside_nemo(mode: str, length: float, repeats: int, threads: int) -> dict[str, Any]:
+def beside_nemo(mode: str, length: float, repeats: int, threads: int, kinds: Sequence[str]) -> dict[str, Any]:
     """Seconds of all sides for one recording, and how far their probabilities lie from NeMo's."""
     torch.manual_seed(0)
     model = SortformerModel(SortformerConfig()).eval()
-    models, signal = weights(model), voices(length)
+    models, signal = weights(model, kinds), voices(length)
     encoded: list[int] = []
-    model.transformer_encoder.register_forward_pre_hook(
+    next(iter(models.values())).transformer_encoder.register_forward_pre_hook(
         lambda module, inputs: encoded.append(inputs[0].shape[1])
     )
     rows: list[dict[str, Side]] = []
@@ -215,11 +220,11 @@ def limit(model: SortformerModel, frames: int, together: int) -> dict[str, float
     return {"processor": frames * products(model) / best_rate(together), "frames encoded": frames}
 
 
-def one_step(repeats: int, threads: int) -> dict[str, Any]:
+def one_step(repeats: int, threads: int, kinds: Sequence[str]) -> dict[str, Any]:
     """Shortest seconds of each side for one step of a stream that has long been going on."""
     torch.manual_seed(0)
     model, profile = SortformerModel(SortformerConfig()).eval(), PROFILES[LATENCY]
-    models, width = weights(model), model.config.encoder.d_model
+    models, width = weights(model, kinds), model.config.encoder.d_model
     length = profile.cache + profile.fifo - profile.update // 2 + profile.left + profile.chunk + profile.right
     frames, lengths = torch.randn(1, length, width), torch.tensor([length])
     times: dict[str, list[float]] = {name: [] for name in ("NeMo", *models)}
@@ -299,6 +304,7 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=3.0)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--weights", nargs="+", default=WEIGHTS, choices=WEIGHTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     path = RESULTS / "diarization.json"
@@ -308,13 +314,15 @@ def main() -> None:
             print(mode, row)
         else:
             row = (
-                one_step(options.repeats, options.threads)
+                one_step(options.repeats, options.threads, options.weights)
                 if mode == "step"
-                else beside_nemo(mode, options.seconds, options.repeats, options.threads)
+                else beside_nemo(mode, options.seconds, options.repeats, options.threads, options.weights)
             )
             tell(mode, row)
         kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         name = mode if row.get("threads", 1) == 1 else f"{mode}, {row['threads']} threads"
+        if mode != "memory" and set(options.weights) != set(WEIGHTS):
+            name += f", {' and '.join(options.weights)}"
         save("diarization", {**kept, name: row})
 
 

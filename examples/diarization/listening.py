@@ -18,19 +18,22 @@ HALVES_SCALE = 15.0
 """Of the cosines between what speakers say first and later."""
 
 
-def hear(model: SortformerModel, signal: Tensor, lengths: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-    """The encoder's states [B, T, D], the probabilities [B, T, N] after each layer behind it, the lengths."""
+def hear(
+    model: SortformerModel, signal: Tensor, lengths: Tensor
+) -> tuple[tuple[Tensor, ...], list[Tensor], Tensor]:
+    """States [B, T, D] after each of the encoder's layers, probabilities [B, T, N] after each behind it, lengths."""
     with torch.no_grad():
         features, lengths = model.features(signal, lengths)
         features = model.spec_augmentation(features, lengths)
     frames, lengths = model.encoder.pre_encode(features, lengths)
-    states = model.encoder.encode_frames(frames, lengths).states
-    x, found = model.sortformer_modules.project(states), []
+    encoded = model.encoder.encode_frames(frames, lengths, all_layers=True)
+    assert encoded.layers is not None
+    x, found = model.sortformer_modules.project(encoded.states), []
     bias = attention_bias(x, lengths, None)
     for layer in model.transformer_encoder.layers:
         x = layer(x, bias)
         found.append(model.sortformer_modules(x).float())
-    return states, found, lengths
+    return encoded.layers, found, lengths
 
 
 class Helper(nn.Module):

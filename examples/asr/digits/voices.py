@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +62,7 @@ class Voice:
     """One speaker, real or made: its clips and how it is called."""
 
     name: str
-    clips: list[tuple[np.ndarray, str]]
+    clips: Sequence[tuple[np.ndarray, str]]
 
 
 def load_fsdd(
@@ -199,10 +199,10 @@ def rewarped(voices: list[Voice], generator: torch.Generator) -> list[Voice]:
     audios = warp_voices(
         [audio for audio, _ in clips], RATE, pitch=factors[:, 0], formant=factors[:, 1], tempo=factors[:, 2]
     )
-    out = [Voice(f"{voice.name} warped", []) for voice in voices]
+    made: list[list[tuple[np.ndarray, str]]] = [[] for _ in voices]
     for index, audio, (_, text) in zip(owner.tolist(), audios, clips):
-        out[index].clips.append((audio.astype(np.float16), text))
-    return out
+        made[index].append((audio.astype(np.float16), text))
+    return [Voice(f"{voice.name} warped", own) for voice, own in zip(voices, made)]
 
 
 def trim(audio: np.ndarray, threshold: float = 0.02) -> np.ndarray:

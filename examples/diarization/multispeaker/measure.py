@@ -1,11 +1,10 @@
 """Test multi-speaker recognition of digits on two speakers it has not heard; prints a table and writes JSON.
 
-python examples/diarization/multispeaker/measure.py WITH WITHOUT data.fsdd=FSDD [data.others=LIBRISPEECH_SPEAKERS]
-    [out=FILE] [sessions=200] [test=george,yweweler]
+python examples/diarization/multispeaker/measure.py WITH WITHOUT data.fsdd=FSDD [out=FILE] [sessions=200]
+    [test=george,yweweler]
 
 cpWER is that of all sessions together: words of each speaker against those of who was found for them, by MeetEval.
-"oracle" gives the model the turns that were mixed, "diarizer" what the diarizer in its checkpoint finds, "regrouped"
-the diarizer's stretches shared out by what voices sound like (regroup.py), which is learned from `data.others`.
+"oracle" gives the model the turns that were mixed, "diarizer" what the diarizer in its checkpoint finds.
 """
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ from typing import Any
 sys.path.insert(1, str(Path(__file__).parents[2] / "asr" / "digits"))
 
 import numpy as np
-from others import pieces_of
-from regroup import VoiceSpace, regroup
 from sessions import make, plan
 from voices import RATE, Voice, load_fsdd
 
@@ -111,10 +108,7 @@ def frame_errors(sessions: Sequence[Test], found: Sequence[Diarization]) -> floa
 
 
 def measure(
-    supervised: MultispeakerModel,
-    alone: MultispeakerModel,
-    sessions: Sequence[Test],
-    space: VoiceSpace | None,
+    supervised: MultispeakerModel, alone: MultispeakerModel, sessions: Sequence[Test]
 ) -> dict[str, Any]:
     """Every condition with every head, printed as it comes."""
     assert supervised.diarizer is not None
@@ -130,13 +124,6 @@ def measure(
         "with kernel, oracle": (supervised, [one.turns for one in sessions]),
         "with kernel, diarizer": (supervised, found),
     }
-    if space is not None:
-        turns = [
-            regroup(one.signal, heard.probabilities[:, :2], space)
-            for one, heard in zip(sessions, found)
-            if heard.probabilities is not None
-        ]
-        conditions["with kernel, regrouped"] = supervised, turns
     for head in supervised.heads:
         for name, (model, diarization) in conditions.items():
             transcripts = transcribe(model, sessions, head=head, diarization=diarization)
@@ -154,15 +141,11 @@ def main() -> None:
     assert isinstance(supervised, MultispeakerModel)
     assert isinstance(alone, MultispeakerModel)
     assert alone.kernel is None
-    space, tested = None, options["test"].split(",")
-    if "data.others" in options:
-        learned = load_fsdd(Path(options["data.fsdd"]))
-        known = [Voice(name, clips) for name, clips in learned.items() if name not in tested]
-        space = VoiceSpace.of([*known, *pieces_of(options["data.others"])])
+    tested = options["test"].split(",")
     results = {}
     for overlap, share in ((0.2, 1), (0.0, 4), (0.4, 4)):
         sessions = tests(options["data.fsdd"], tested, int(options["sessions"]) // share, overlap)
-        results[f"overlap of {overlap:.0%} asked for"] = measure(supervised, alone, sessions, space)
+        results[f"overlap of {overlap:.0%} asked for"] = measure(supervised, alone, sessions)
         if "out" in options:
             Path(options["out"]).write_text(json.dumps(results, indent=1) + "\n")
 

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import soxr
 import torch
 from strings import cut_edges
+from torch import Tensor
 from voices import RATE, Voice
 
 from aronnax.collections.common.results.diarization import Diarization, Turn
@@ -120,3 +122,27 @@ def corrupted(active: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     found = np.abs(found - noise)
     flipped = draw.random((frames, speakers)) < 0.02
     return np.where(flipped, 1 - found, found).astype(np.float32)
+
+
+def put_right(found: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """Probabilities of a diarizer [T, 2] with its doubts but not its confusions: one speaker is always the true one.
+
+    Where two speak at once (`active` [T, 2]) it may hear either; in silence it means who was or will be nearest.
+    """
+    if len(active) == 0 or not active.any():
+        return found
+    swapped = found[:, ::-1]
+    if np.abs(swapped - active).sum() < np.abs(found - active).sum():
+        found, swapped = swapped, found
+    alone = np.flatnonzero(active.sum(1) == 1)
+    if not len(alone):
+        return found
+    nearest = alone[np.abs(np.arange(len(active))[:, None] - alone).argmin(1)]
+    wrong = found.argmax(1) != active[nearest].argmax(1)
+    one = (active.sum(1) < 2) & ((found > 0.5).sum(1) < 2)
+    return np.where((wrong & one)[:, None], swapped, found)
+
+
+def resampled(signal: Tensor, rate: int) -> Tensor:
+    """Signals [B, S] of these recipes at another sample rate."""
+    return torch.from_numpy(soxr.resample(signal.T.numpy(), RATE, rate).T.copy())

@@ -22,22 +22,29 @@ sys.path.insert(1, str(Path(__file__).parents[2] / "asr" / "digits"))
 
 import numpy as np
 import torch
-from sessions import corrupted, make, plan
+from sessions import corrupted, make, plan, put_right, resampled
 from strings import StringMaker, Surroundings
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from voices import Voice, load_fsdd, real_voices, synthesised_voices
 
 import aronnax
+from aronnax.collections.asr.batch import SpeechBatch
 from aronnax.collections.asr.recognizer import SpeechRecognizer
 from aronnax.collections.common.audio.warp import warp_bands
 from aronnax.collections.common.optim import OptimConfig
-from aronnax.collections.diarization.multispeaker.batch import MakeMultispeakerBatch, MultispeakerBatch
+from aronnax.collections.diarization.multispeaker.batch import (
+    MakeMultispeakerBatch,
+    MultispeakerBatch,
+    Session,
+)
 from aronnax.collections.diarization.multispeaker.kernel import KernelConfig
 from aronnax.collections.diarization.multispeaker.model import MultispeakerModel
 from aronnax.collections.diarization.multispeaker.task import MultispeakerTask, MultispeakerTaskConfig
 from aronnax.collections.diarization.multispeaker.vocabulary import with_speaker_tokens
+from aronnax.collections.diarization.sortformer.model import SortformerModel
 from aronnax.core.config import load_yaml
+from aronnax.core.errors import ConfigError
 from aronnax.core.model import Model
 
 RATE = 8000
@@ -65,12 +72,19 @@ class DataConfig:
     """Folder of recordings of other people with their manifest; diarizer.py alone hears them, cut into pieces."""
     others_share: float = 0.5
     """Share of the speakers who are of these."""
-    overlap: float = 0.2
-    """Mean share of the speech in which both speak."""
+    others_doubles: int = 0
+    """Warped voices made of each of these."""
+    overlap: tuple[float, ...] = (0.2,)
+    """Mean shares of the speech in which both speak; the sessions of a step take them in turn."""
     alone: float = 0.1
     """Share of the sessions with one speaker."""
+    channel: float = 1.0
+    """Share of the sessions heard in a room, with noise, over a line; the others are as they were recorded."""
     exact: float = 0.8
     """Share of the sessions learned with who really speaks; in the others that is made as unsure as a diarizer."""
+    heard: float = 0.0
+    """Share of the sessions learned with what the diarizer hears, put right where it confuses the two; for a
+    recogniser with a kernel."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +97,12 @@ class TrainingConfig:
     lr: float = 4e-3
     """Of the heads, which have to find the speakers."""
     encoder_rate: float = 0.3
-    """The encoder's rate as a share of the heads'."""
+    """The encoder's rate as a share of the heads'; a diarizer has one rate."""
     warmup: int = 100
     weight_decay: float = 0.01
     clip: float = 2.0
     tract: float = 0.06
-    """Deviation of the log factor of vocal-tract-length perturbation on the features."""
+    """Deviation of the log factor of vocal-tract-length perturbation on a recogniser's features."""
     average: float = 0.995
     """Decay of the moving average of the weights, which is what is kept."""
     curriculum: tuple[tuple[float, float], ...] = ((2.5, 0.2), (4.0, 1.0))
@@ -99,26 +113,34 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """digits.yaml."""
+    """digits.yaml, and diarizer.yaml."""
 
     start: str
     """A recogniser of digits that has not heard the speakers who are tested on."""
     data: DataConfig
     output: str = "runs/multispeaker"
     diarizer: str = "diarizer-small"
-    """Becomes part of the checkpoint; it is not used in the training."""
+    """Becomes part of the checkpoint; does not learn, and hears some of the sessions (`data.heard`)."""
+    fresh: bool = False
+    """Whether the encoder of the diarizer that diarizer.py teaches begins anew."""
+
+    def __post_init__(self) -> None:
+        if self.data.heard > 0 and self.speakers != 2:
+            raise ConfigError(f"data.heard={self.data.heard} puts two speakers right, not {self.speakers}")
+
     kernel: KernelConfig | None = field(default_factory=KernelConfig)
-    """null trains the same without the speaker kernel."""
+    """null trains the same without the speaker kernel; a diarizer has none."""
     speakers: int = 2
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    listening: TrainingConfig = field(default_factory=TrainingConfig)
-    """How the diarizer learns (diarizer.py), which has heads and encoder at one rate."""
 
 
 class Maker:
-    """Batches of sessions, each of a seed of its own; neither depends on the kernel."""
+    """Batches of sessions, each of a seed of its own; what is said and heard does not depend on the kernel."""
 
-    def __init__(self, recipe: Recipe, batches: MakeMultispeakerBatch) -> None:
+    def __init__(
+        self, recipe: Recipe, batches: MakeMultispeakerBatch, diarizer: SortformerModel | None = None
+    ) -> None:
+        """`diarizer` is who hears `data.heard` of the sessions."""
         data, seed = recipe.data, recipe.training.seed
         speakers = load_fsdd(Path(data.fsdd))
         for name in data.test:
@@ -127,7 +149,7 @@ class Maker:
         real = real_voices(speakers, data.doubles, seed, cache)
         made = synthesised_voices(data.synthesised, seed, cache)
         print(f"{len(speakers)} speakers, {len(real)} warped voices, {len(made)} synthesised", flush=True)
-        self.data, self.batches, self.seed = data, batches, seed
+        self.data, self.batches, self.diarizer, self.seed = data, batches, diarizer, seed
         self.groups = [(1 - data.synthesised_share, real), (data.synthesised_share, made)]
         noises = Path(data.rir_noise) if data.rir_noise else None
         around = Surroundings.load(noises, torch.Generator().manual_seed(seed))
@@ -135,24 +157,55 @@ class Maker:
 
     def batch(self, step: int, count: int, seconds: float) -> MultispeakerBatch:
         """The batch of a step: `count` sessions of up to so many seconds."""
+        return self.made(step, count, seconds)[1]
+
+    def made(self, step: int, count: int, seconds: float) -> tuple[list[Session], MultispeakerBatch]:
+        """The sessions of a step as they were made, and their batch as it is heard."""
         rng = random.Random(f"{self.seed} step {step}")
         draw = np.random.default_rng(rng.getrandbits(32))
-        sessions = []
+        sessions, unsure = [], []
         for number in range(count):
             speakers = 1 if rng.random() < self.data.alone else 2
-            overlap = self.data.overlap if speakers == 2 else 0.0
-            config = plan(seconds, speakers, overlap)
+            overlaps = self.data.overlap if speakers == 2 else (0.0,)
+            config = plan(seconds, speakers, overlaps[(step * count + number) % len(overlaps)])
             session, _ = make(
                 self._voices(speakers, rng), config, rng, varied=True,
                 columns=self.batches.speakers, name=f"{step}-{number}",
             )  # fmt: skip
-            if rng.random() >= self.data.exact:
-                session = replace(session, activity=corrupted(session.activity, draw))
             sessions.append(session)
+            unsure.append(rng.random() >= self.data.exact)
         batch = self.batches.collated(sessions)
+        heard = replace(batch, speech=replace(batch.speech, signal=self._heard(batch.speech, rng)))
+        listened = [self.diarizer is not None and rng.random() < self.data.heard for _ in sessions]
+        activity = self._found(heard, torch.tensor(listened))
+        for row, session in enumerate(sessions):
+            if unsure[row] and not listened[row]:
+                activity[row, : len(session.activity)] = torch.from_numpy(corrupted(session.activity, draw))
+        return sessions, replace(heard, activity=activity)
+
+    def _heard(self, speech: SpeechBatch, rng: random.Random) -> Tensor:
+        """The signals over their channels."""
         self.channel.reseed(rng.getrandbits(32))
-        heard = self.channel.heard(batch.speech.signal, batch.speech.signal_lengths)
-        return replace(batch, speech=replace(batch.speech, signal=heard))
+        signal, lengths, share = speech.signal.clone(), speech.signal_lengths, self.data.channel
+        rows = [row for row in range(len(signal)) if share >= 1 or rng.random() < share]
+        if rows:
+            signal[rows] = self.channel.heard(signal[rows], lengths[rows])
+        return signal
+
+    def _found(self, batch: MultispeakerBatch, rows: Tensor) -> Tensor:
+        """The activity [B, T, 2] of a batch: in these rows [B] what the diarizer hears, put right."""
+        activity, speech = batch.activity.clone(), batch.speech
+        if self.diarizer is None or not rows.any():
+            return activity
+        rate = self.diarizer.sample_rate
+        lengths = speech.signal_lengths[rows] * rate // RATE
+        with torch.inference_mode():
+            found = self.diarizer(resampled(speech.signal[rows], rate), lengths).probabilities
+        for row, probabilities in zip(rows.nonzero()[:, 0].tolist(), found.numpy()):
+            frames = min(int(batch.activity_lengths[row]), len(probabilities))
+            true = activity[row, :frames].numpy()
+            activity[row, :frames] = torch.from_numpy(put_right(probabilities[:frames, :2], true).copy())
+        return activity
 
     def _voices(self, count: int, rng: random.Random) -> list[Voice]:
         """Voices of different people."""
@@ -176,7 +229,9 @@ def train(recipe: Recipe) -> MultispeakerModel:
     average = averaged(recogniser, config)
     _perturb_tracts(recogniser, config.tract)
     task = MultispeakerTask(model, OptimConfig(), MultispeakerTaskConfig(ground_truth=1.0))
-    maker = Maker(recipe, task.batch_maker())
+    diarizer = aronnax.load(recipe.diarizer, device="cpu")
+    assert isinstance(diarizer, SortformerModel)
+    maker = Maker(recipe, task.batch_maker(), None if recipe.kernel is None else diarizer)
     encoder = list(recogniser.encoder.parameters())
     known = {id(parameter) for parameter in encoder}
     heads = [parameter for parameter in recogniser.parameters() if id(parameter) not in known]
@@ -187,7 +242,6 @@ def train(recipe: Recipe) -> MultispeakerModel:
         return task.losses(maker.batch(step, config.sessions, seconds))
 
     learn(config, recipe.output, {"model": recogniser, "optimizer": optimizer}, average, losses)
-    diarizer = aronnax.load(recipe.diarizer, device="cpu")
     return MultispeakerModel.of(average.module, diarizer, **options).eval()
 
 
@@ -280,9 +334,11 @@ def _save_state(path: Path, step: int, parts: dict[str, nn.Module | torch.optim.
     Path(f"{path}.new").replace(path)
 
 
-def main(overrides: Sequence[str], train: Callable[[Recipe], Model] = train) -> None:
+def main(
+    overrides: Sequence[str], train: Callable[[Recipe], Model] = train, file: str = "digits.yaml"
+) -> None:
     """Train, and leave the checkpoint in `output`/model."""
-    recipe = load_yaml(Recipe, Path(__file__).with_name("digits.yaml"), overrides)
+    recipe = load_yaml(Recipe, Path(__file__).with_name(file), overrides)
     train(recipe).save_pretrained(Path(recipe.output) / "model", dtype=torch.float16)
 
 

@@ -225,7 +225,7 @@ def losses(
     """What is learned from, and its parts; the tasks beside the diarization count `aside` times their weight."""
     config = recipe.training
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        states, (*early, last), lengths = hear(model, batch.signal, batch.lengths)
+        (*_, states), (*early, last), lengths = hear(model, batch.signal, batch.lengths)
 
     def diarization(found: Tensor) -> DiarizationLosses:
         return diarization_losses(
