@@ -116,13 +116,16 @@ def test_a_small_training_writes_an_unheard_speaker_in_four_languages(tmp_path: 
     # The start has heard the speaker; what is tested is that the prompted decoder learns on it.
     options = [
         f"data.fsdd={os.environ['ARONNAX_DATA']}/fsdd", "data.hold_out=theo", "data.doubles=2",
-        "data.synthesised=60", "start=digits", f"output={tmp_path}", "speech.steps=800", "noise.steps=80",
-        "speech.average=0.98", "noise.average=0.95", "noise.warmup=10",
+        "data.synthesised=60", "start=digits", f"output={tmp_path}", "speech.steps=1600", "noise.steps=80",
+        "noise.lr=2e-4", "speech.average=0.98", "noise.average=0.95", "noise.warmup=10",
         "speech.curriculum=[[2,0.3],[4,0.6],[7,1.0]]", "noise.curriculum=[[7,1.0]]",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(RECIPE.parents[2])}
     subprocess.run([sys.executable, str(RECIPE / "train.py"), *options], env=environment, check=True)
     results = json.loads((tmp_path / "noise" / "results.json").read_text())
-    for form in ("en", "de", "fr", "es", "de, pnc"):
-        assert results[f"strings, 8 kHz, {form}"]["wer"] < 0.15
+    rates = {form: results[f"strings, 8 kHz, {form}"]["wer"] for form in ("en", "de", "fr", "es")}
+    assert max(rates.values()) < 0.15, rates
+    # A word is right only with its sign, which takes longer to learn.
+    signed = {form: results[f"strings, 8 kHz, {form}, pnc"]["wer"] for form in rates}
+    assert sum(signed.values()) / len(signed) < 0.2, signed
     assert results["strings, language change"] > 0.95
