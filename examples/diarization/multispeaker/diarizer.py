@@ -5,9 +5,9 @@ python examples/diarization/multispeaker/diarizer.py data.fsdd=FSDD data.others=
 Every option of diarizer.yaml can be given as `name=value`. It takes `diarizer`, with an encoder that begins anew
 where `fresh` says so, and hears nobody of `data.test`. Three people are few to learn from what makes voices differ:
 `data.others` is a folder of other people's recordings, whatever they say, with a manifest.jsonl whose lines have
-`audio_filepath` and `speaker`. All voices are warped anew for each
-session, lest the people be learned by heart; and beside who speaks, each layer of the encoder learns to say what a
-voice sounds like (voice_space.py), which holds for people who were never heard.
+`audio_filepath` and `speaker`. All voices are warped anew for each session, lest the people be learned by heart; and
+beside who speaks, each layer of the encoder learns to say what a voice sounds like (voice_space.py), which holds for
+people who were never heard.
 
 `B` sessions, `T` frames, `N` speakers, `D` width, `K` directions of the space of voices.
 """

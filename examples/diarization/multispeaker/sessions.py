@@ -129,8 +129,6 @@ def put_right(found: np.ndarray, active: np.ndarray) -> np.ndarray:
 
     Where two speak at once (`active` [T, 2]) it may hear either; in silence it means who was or will be nearest.
     """
-    if len(active) == 0 or not active.any():
-        return found
     swapped = found[:, ::-1]
     if np.abs(swapped - active).sum() < np.abs(found - active).sum():
         found, swapped = swapped, found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import scipy.fft
@@ -79,6 +80,7 @@ def cepstra(signal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return scipy.fft.dct(np.log(power @ _bands() + 1e-5), axis=1, norm="ortho")[:, :CEPSTRA], power.sum(1)
 
 
+@cache
 def _bands() -> np.ndarray:
     """Triangles [bins, bands], even on the mel scale from 60 to 3900 Hz."""
     edges = np.linspace(*(2595 * np.log10(1 + np.array([60.0, 3900.0]) / 700)), BANDS + 2)
