@@ -1,9 +1,11 @@
 """Packaging: a small core, and an extra for each thing that needs more."""
 
+import platform
 import re
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "aronnax/__init__.py").read_text()).group(1)
@@ -46,6 +48,17 @@ EXTRAS["hf"] = ["datasets>=3"]
 # Nor this one: it needs the system's PortAudio.
 EXTRAS["live"] = ["sounddevice>=0.4"]
 
+# Faster int8 and int16 weights where the processor has AMX. Not a module of Python but a plain library; where it
+# cannot be compiled, aronnax does without.
+TILES = Extension(
+    "aronnax.core._tiles",
+    ["aronnax/core/tiles.c"],
+    extra_compile_args=["-O3", "-fopenmp"],
+    extra_link_args=["-fopenmp"],
+    optional=True,
+)
+LINUX = sys.platform == "linux" and platform.machine() == "x86_64"
+
 setup(
     name="aronnax",
     version=VERSION,
@@ -56,6 +69,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["aronnax", "aronnax.*"]),
     package_data={"aronnax": ["py.typed", "bundled/**/*"]},
+    ext_modules=[TILES] if LINUX else [],
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["aronnax = aronnax.cli.main:main"]},

@@ -1,7 +1,7 @@
 """Eight- and sixteen-bit weights for inference on a CPU. `M` rows of an input, `N` outputs, `K` inputs.
 
 Weights get one scale per output channel, activations one per row (so that a row never depends on its batch),
-both symmetric; sums are exact in 32 bits.
+both symmetric; sums are exact in 32 bits. Products are those of `tiles.py`, or oneDNN's where these cannot be had.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeVar, cast
+from typing import ClassVar, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from aronnax.core import tiles
 from aronnax.core.errors import OptionError
 
 Anything = TypeVar("Anything", bound=nn.Module)
@@ -22,8 +23,7 @@ _ONEDNN = hasattr(torch.ops.onednn, "qlinear_pointwise") and torch.backends.mkld
 # Without VNNI two products are first added in 16 bits, which full-range weights could overflow.
 _WEIGHT_RANGE = 127 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 63
 
-_LARGEST = 32639
-"""Of a 16-bit number: with it neither byte overflows when 128 is added."""
+_LARGEST = tiles.LARGEST[2]
 
 
 class Rounded(NamedTuple):
@@ -46,32 +46,28 @@ class WholeNumberLinear(nn.Module):
     out_features: int
 
     @abstractmethod
-    def _whole(self, rows: Tensor, peak: Tensor, spent: bool) -> tuple[Tensor, ...]:
-        """Rows [M, K] in whole numbers, the largest of which stands for `peak` [M, 1]; written over where `spent`."""
+    def _round(self, rows: Tensor, spent: bool, least: float) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Rows [M, K] in whole numbers and their largest magnitudes [M, 1]; for `spent` and `least` see `last`."""
 
     @abstractmethod
-    def _multiply(self, whole: tuple[Tensor, ...]) -> Tensor:
-        """What `_whole` made -> float [M, N], scaled by channel."""
+    def _multiply(self, whole: tuple[Tensor, ...], peak: Tensor, then: str) -> Tensor:
+        """What `_round` made -> float [M, N]; `then` is applied to it."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., K] -> [..., N]."""
-        return self.product(self.rounded(x))
+    def forward(self, x: Tensor, then: str = "none") -> Tensor:
+        """[..., K] -> [..., N]; `then` is applied to the product, see `activated` in common/nn/linear.py."""
+        return self.product(self.rounded(x), then)
 
     def rounded(self, x: Tensor, *, spent: bool = False, least: float = -math.inf) -> Rounded:
         """What `product` takes, of x [..., K]; for `spent` and `least` see `last`."""
         rows = x.detach().flatten(0, -2).float()
-        peak = _peak(rows, least) if len(rows) else rows.new_ones(0, 1)
-        return Rounded(self._whole(rows, peak, spent), peak, x.shape[:-1], x.dtype)
+        whole, peak = self._round(rows, spent, least) if len(rows) else ((), rows.new_ones(0, 1))
+        return Rounded(whole, peak, x.shape[:-1], x.dtype)
 
-    def product(self, given: Rounded) -> Tensor:
+    def product(self, given: Rounded, then: str = "none") -> Tensor:
         """What the layer makes of an input that was rounded: [..., N]."""
         if not len(given.peak):
             return given.peak.new_zeros(*given.shape, self.out_features, dtype=given.dtype)
-        out = self._multiply(given.whole)
-        # In place: a new tensor would have to be fetched into the cache.
-        out = (
-            out.mul_(given.peak) if self.bias is None else torch.addcmul(self.bias, out, given.peak, out=out)
-        )
+        out = self._multiply(given.whole, given.peak, then)
         return out.to(given.dtype).unflatten(0, given.shape)
 
 
@@ -94,7 +90,68 @@ def last(layer: nn.Module, x: Tensor, least: float = -math.inf) -> Tensor:
     return layer(x)
 
 
-class QuantisedLinear(WholeNumberLinear):
+class TiledLinear(WholeNumberLinear):
+    """A linear layer whose products are those of `tiles.py`, for processors with AMX."""
+
+    planes: ClassVar[int]
+    tiles: Tensor
+    unit: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        packed = tiles.Weight.of(weight, self.planes)
+        self.register_buffer("tiles", packed.tiles, persistent=False)
+        self.register_buffer("unit", packed.unit, persistent=False)
+        self.register_buffer("bias", None if bias is None else bias.detach().float(), persistent=False)
+
+    def _round(self, rows: Tensor, spent: bool, least: float) -> tuple[tuple[Tensor, ...], Tensor]:
+        whole, peak = tiles.rounded(rows, self.planes)
+        return (whole,), peak
+
+    def _multiply(self, whole: tuple[Tensor, ...], peak: Tensor, then: str) -> Tensor:
+        (given,) = whole
+        weight = tiles.Weight(self.tiles, self.unit)
+        return tiles.multiply(given, peak, weight, self.bias, self.in_features, then)
+
+
+class TiledEightBitLinear(TiledLinear):
+    """Int8 weights and inputs."""
+
+    planes = 1
+
+
+class TiledSixteenBitLinear(TiledLinear):
+    """Weights and inputs of 16 bits: three of the four products of their bytes, see `SixteenBitLinear`."""
+
+    planes = 2
+
+
+class OneDNNLinear(WholeNumberLinear):
+    """A linear layer whose products are oneDNN's."""
+
+    @abstractmethod
+    def _whole(self, rows: Tensor, peak: Tensor, spent: bool) -> tuple[Tensor, ...]:
+        """Rows [M, K] in whole numbers, the largest of which stands for `peak` [M, 1]; written over where `spent`."""
+
+    @abstractmethod
+    def _sums(self, whole: tuple[Tensor, ...]) -> Tensor:
+        """What `_whole` made -> float [M, N], scaled by channel."""
+
+    def _round(self, rows: Tensor, spent: bool, least: float) -> tuple[tuple[Tensor, ...], Tensor]:
+        peak = _peak(rows, least)
+        return self._whole(rows, peak, spent), peak
+
+    def _multiply(self, whole: tuple[Tensor, ...], peak: Tensor, then: str) -> Tensor:
+        out = self._sums(whole)
+        # In place: a new tensor would have to be fetched into the cache.
+        out = out.mul_(peak) if self.bias is None else torch.addcmul(self.bias, out, peak, out=out)
+        if then == "none":
+            return out
+        return out.relu_() if then == "relu" else torch.ops.aten.silu_(out)
+
+
+class QuantisedLinear(OneDNNLinear):
     """A linear layer with int8 weights and inputs."""
 
     scale: Tensor
@@ -118,7 +175,7 @@ class QuantisedLinear(WholeNumberLinear):
         """Whole numbers around 128 [M, K], which oneDNN is fast with; the cast cuts off what the half has rounded."""
         return (_scaled(rows, 127.0, peak, self.middle, spent).to(torch.uint8),)
 
-    def _multiply(self, whole: tuple[Tensor, ...]) -> Tensor:
+    def _sums(self, whole: tuple[Tensor, ...]) -> Tensor:
         if not _ONEDNN:
             signed = whole[0].bitwise_xor(128).view(torch.int8)
             return torch._int_mm(signed, self.packed).float().mul_(self.scale)
@@ -127,7 +184,7 @@ class QuantisedLinear(WholeNumberLinear):
         )
 
 
-class SixteenBitLinear(WholeNumberLinear):
+class SixteenBitLinear(OneDNNLinear):
     """A linear layer whose weights and inputs are 16-bit whole numbers.
 
     Each number is 256 times a high byte and a low byte, both signed. Three of the four products of bytes are summed
@@ -169,7 +226,7 @@ class SixteenBitLinear(WholeNumberLinear):
         high.copy_(torch.bitwise_right_shift(whole, 8, out=shifted))
         return high, whole.view(torch.uint8)
 
-    def _multiply(self, whole: tuple[Tensor, ...]) -> Tensor:
+    def _sums(self, whole: tuple[Tensor, ...]) -> Tensor:
         high, both = whole
         product = torch.ops.onednn.qlinear_pointwise
         as_floats = (1.0, 0, torch.float32)
@@ -206,10 +263,11 @@ def _scaled(rows: Tensor, largest: float, peak: Tensor, middle: Tensor, spent: b
     return torch.addcmul(middle, rows, peak.reciprocal(), value=largest, out=rows if spent else None)
 
 
-KINDS: Mapping[str, type[QuantisedLinear | SixteenBitLinear]] = {
-    "int8": QuantisedLinear,
-    "int16": SixteenBitLinear,
+KINDS: Mapping[str, tuple[type[TiledLinear], type[QuantisedLinear | SixteenBitLinear]]] = {
+    "int8": (TiledEightBitLinear, QuantisedLinear),
+    "int16": (TiledSixteenBitLinear, SixteenBitLinear),
 }
+"""The layer for each kind of weights, and the one where it cannot be had."""
 
 
 def check_weights(weights: str) -> None:
@@ -239,6 +297,8 @@ def quantise(model: Anything, weights: str = "int8") -> Anything:
         raise OptionError(
             f"weights={weights!r}: this model has no layer that can be quantised, or already is"
         )
+    tiled, otherwise = KINDS[weights]
+    kind = otherwise if tiles.library() is None else tiled
     for parent, name, layer in found:
         weight, bias = cast(Tensor, layer.weight), cast("Tensor | None", layer.bias)
         if weight.device.type != "cpu":
@@ -246,5 +306,5 @@ def quantise(model: Anything, weights: str = "int8") -> Anything:
                 f"weights={weights!r} runs on the CPU only, but the model is on {weight.device}: "
                 "load it with device='cpu'"
             )
-        setattr(parent, name, KINDS[weights](weight.flatten(1), bias))
+        setattr(parent, name, kind(weight.flatten(1), bias))
     return model.eval()

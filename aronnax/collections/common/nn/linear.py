@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from aronnax.collections.common.nn.derived import Derived
-from aronnax.core.quantise import last
+from aronnax.core.quantise import WholeNumberLinear, last
 
 ONEDNN = (
     hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -99,7 +99,7 @@ class Linear(nn.Linear):
 
 def activated(layer: nn.Module, x: Tensor, then: Activation) -> Tensor:
     """`then` of what `layer` makes of x [..., in]: in the product itself where that can be, which saves a pass."""
-    if type(layer) is Linear:
+    if type(layer) is Linear or isinstance(layer, WholeNumberLinear):
         return layer(x, then)
     return _activate(layer(x), then)
 

@@ -1,0 +1,100 @@
+"""Products of whole numbers by AMX, in C (`tiles.c`): an input is rounded in one pass, sums become floats at once.
+
+`M` rows of an input, `N` outputs, `K` inputs, `P` planes: 2 for numbers of 16 bits, 1 for those of 8. The library is
+built when aronnax is installed, where there is a compiler; without it oneDNN takes its place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+EDGE, DEPTH = 16, 64
+"""Rows or outputs of a tile, and its columns along the inputs."""
+
+LARGEST = {1: 127, 2: 32639}
+"""Of a number of so many planes: with it no byte overflows when 128 is added."""
+
+THEN = {"none": 0, "relu": 1, "swish": 2}
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled functions; None where they were not built, or the processor or the system is not for them."""
+    if not getattr(torch.cpu, "_is_amx_tile_supported", bool)():
+        return None
+    paths = [Path(__file__).with_name(f"_tiles{suffix}") for suffix in EXTENSION_SUFFIXES]
+    found = next(filter(Path.exists, paths), None)
+    if found is None:
+        return None
+    try:
+        loaded = ctypes.CDLL(str(found))
+    except OSError:
+        return None
+    pointer, whole, count = ctypes.c_void_p, ctypes.c_int, ctypes.c_long
+    loaded.aronnax_round.argtypes = [pointer, count, count, whole, whole, pointer, pointer]
+    loaded.aronnax_round.restype = None
+    loaded.aronnax_multiply.argtypes = [
+        *(pointer, pointer, count, count, pointer, pointer, pointer, count),
+        *(whole, whole, whole, pointer),
+    ]
+    loaded.aronnax_multiply.restype = None
+    return loaded if loaded.aronnax_tiles_are_lent() else None
+
+
+class Weight(NamedTuple):
+    """tiles int8 [N / 16, K / 64, P, 16, 64] as `tiles.c` reads them, and what a product of ones is worth [N]."""
+
+    tiles: Tensor
+    unit: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, planes: int) -> Weight:
+        """A weight [N, K] in whole numbers, with one scale for each output."""
+        weight = weight.detach().double()
+        outputs, inputs = weight.shape
+        scale = weight.abs().amax(1).clamp(min=1e-30) / LARGEST[planes]
+        whole = (weight / scale[:, None]).round().to(torch.int32)
+        high = (whole + 128) >> 8
+        parts = [whole] if planes == 1 else [high, whole - 256 * high]
+        room = (0, -inputs % DEPTH, 0, -outputs % EDGE)
+        stacked = torch.stack([F.pad(part.to(torch.int8), room) for part in parts])
+        # Four inputs of an output lie side by side, then the next output's.
+        split = stacked.unflatten(2, (-1, DEPTH // 4, 4)).unflatten(1, (-1, EDGE))
+        tiles = split.permute(1, 3, 0, 4, 2, 5).contiguous().flatten(4)
+        return cls(tiles, (scale * 256 ** (planes - 1) / LARGEST[planes]).float())
+
+
+def rounded(rows: Tensor, planes: int) -> tuple[Tensor, Tensor]:
+    """Floats [M, K] -> tiles int8 and the largest magnitude of each row [M, 1]."""
+    found, rows = library(), rows.contiguous()
+    assert found is not None
+    count, inputs = rows.shape
+    # The last rows of the last tiles are whatever was there: nobody reads what becomes of them.
+    shape = -(-count // EDGE), -(-inputs // DEPTH), planes, EDGE, DEPTH
+    tiles, peak = torch.empty(shape, dtype=torch.int8), torch.empty(count, 1)
+    given = rows.data_ptr(), count, inputs, planes, torch.get_num_threads()
+    found.aronnax_round(*given, tiles.data_ptr(), peak.data_ptr())
+    return tiles, peak
+
+
+def multiply(
+    tiles: Tensor, peak: Tensor, weight: Weight, bias: Tensor | None, inputs: int, then: str
+) -> Tensor:
+    """What `rounded` gave times `weight` transposed, plus bias [N], then activated: floats [M, N]."""
+    found, rows, outputs = library(), len(peak), len(weight.unit)
+    assert found is not None
+    out = torch.empty(rows, outputs)
+    found.aronnax_multiply(
+        *(tiles.data_ptr(), peak.data_ptr(), rows, inputs, weight.tiles.data_ptr(), weight.unit.data_ptr()),
+        *(None if bias is None else bias.data_ptr(), outputs),
+        *(tiles.shape[2], THEN[then], torch.get_num_threads(), out.data_ptr()),
+    )
+    return out
