@@ -1,7 +1,8 @@
-"""Products of whole numbers by AMX, in C (`tiles.c`): an input is rounded in one pass, sums become floats at once.
+"""Products of whole numbers by AMX and attention made of them, in C (`tiles.c`).
 
-`M` rows of an input, `N` outputs, `K` inputs, `P` planes: 2 for numbers of 16 bits, 1 for those of 8. The library is
-built when aronnax is installed, where there is a compiler; without it oneDNN takes its place.
+An input is rounded in one pass, and sums become floats at once. `M` rows of an input, `N` outputs, `K` inputs, `P`
+planes: 2 for numbers of 16 bits, 1 for those of 8. The library is built when aronnax is installed, where there is a
+compiler; without it oneDNN and floats take its place.
 """
 
 from __future__ import annotations
@@ -25,6 +26,17 @@ LARGEST = {1: 127, 2: 32639}
 THEN = {"none": 0, "relu": 1, "swish": 2}
 
 
+class _Attention(ctypes.Structure):
+    """The structure of this name in `tiles.c`."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("query", "key", "value", "near", "far")),
+        *((name, ctypes.c_void_p) for name in ("positions", "worth", "lengths", "out")),
+        ("scale", ctypes.c_float),
+        *((name, ctypes.c_long) for name in ("batch", "frames", "heads", "width", "distances", "centre")),
+    )
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled functions; None where they were not built, or the processor or the system is not for them."""
@@ -46,6 +58,10 @@ def library() -> ctypes.CDLL | None:
         *(whole, whole, whole, pointer),
     ]
     loaded.aronnax_multiply.restype = None
+    loaded.aronnax_attention_room.argtypes = [count, count]
+    loaded.aronnax_attention_room.restype = count
+    loaded.aronnax_attend.argtypes = [ctypes.POINTER(_Attention), whole, pointer]
+    loaded.aronnax_attend.restype = None
     return loaded if loaded.aronnax_tiles_are_lent() else None
 
 
@@ -97,4 +113,60 @@ def multiply(
         *(None if bias is None else bias.data_ptr(), outputs),
         *(tiles.shape[2], THEN[then], torch.get_num_threads(), out.data_ptr()),
     )
+    return out
+
+
+class Positions(NamedTuple):
+    """What the distances between two frames add to their score.
+
+    near, far float [H, K]: what a query gets before it meets the keys, and before it meets the table.
+    table: distances as outputs of a weight, those of each head after those of the one before, with `distances`
+    (a multiple of 16) for each head; distance 0 is number `centre` of a head, and larger ones come before it.
+    """
+
+    near: Tensor
+    far: Tensor
+    table: Weight
+    distances: int
+    centre: int
+
+    @staticmethod
+    def packed(table: Tensor) -> tuple[Weight, int]:
+        """A table [H, K, distances] of floats as a weight, and the distances of a head there."""
+        padded = F.pad(table, (0, -table.shape[2] % EDGE))
+        return Weight.of(padded.transpose(1, 2).flatten(0, 1), 2), padded.shape[2]
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Tensor,
+    heads: int,
+    scale: float,
+    positions: Positions | None = None,
+) -> Tensor:
+    """Attention of `heads` heads over whole rows: query, key, value [B, T, H K] and lengths [B] -> [B, T, H K].
+
+    Scores are `scale` times the products of queries and keys, plus those of queries and positions, which are
+    scaled before. Queries, keys, values, positions and what becomes of the scores are numbers of 16 bits. Frames
+    from a row's length on are not looked at.
+    """
+    found, (batch, frames, width) = library(), query.shape
+    assert found is not None
+    given = [part.detach().contiguous() for part in (query, key, value)]
+    ends = lengths.to(torch.int64).contiguous()
+    out = torch.empty(batch, frames, width)
+    request = _Attention(
+        *(part.data_ptr() for part in given), lengths=ends.data_ptr(), out=out.data_ptr(), scale=scale
+    )
+    request.batch, request.frames, request.heads, request.width = batch, frames, heads, width // heads
+    if positions is not None:
+        near, far = positions.near.detach().contiguous(), positions.far.detach().contiguous()
+        request.near, request.far = near.data_ptr(), far.data_ptr()
+        request.positions, request.worth = positions.table.tiles.data_ptr(), positions.table.unit.data_ptr()
+        request.distances, request.centre = positions.distances, positions.centre
+    threads = min(torch.get_num_threads(), batch * heads)
+    room = torch.empty(threads, found.aronnax_attention_room(frames, width // heads), dtype=torch.int8)
+    found.aronnax_attend(ctypes.byref(request), threads, room.data_ptr())
     return out

@@ -134,3 +134,86 @@ def test_without_the_library_onednn_gives_the_same_numbers(
     assert isinstance(other, quantise.OneDNNLinear)
     # On processors without full-range bytes oneDNN's have seven bits.
     torch.testing.assert_close(found, other(x), rtol=0, atol=0.03 if weights == "int8" else 2e-4)
+
+
+def attention(
+    given: list[Tensor], lengths: Tensor, scale: float, near: Tensor, far: Tensor, table: Tensor, centre: int
+) -> Tensor:
+    """Attention with relative positions in float64: query, key, value [B, T, H, K] -> [B, T, H K]."""
+    query, key, value = (part.double().transpose(1, 2) for part in given)
+    frames = torch.arange(query.shape[2])
+    bands = (query + far[:, None]) @ table.double()
+    index = (centre - frames[:, None] + frames).expand(*bands.shape[:3], -1)
+    scores = scale * (query + near[:, None]) @ key.transpose(-1, -2) + bands.gather(-1, index)
+    scores = scores.masked_fill((frames >= lengths[:, None])[:, None, None], -torch.inf)
+    return (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("positions", [True, False])
+@pytest.mark.parametrize(
+    ("batch", "frames", "heads", "width"),
+    [(1, 1, 1, 1), (2, 5, 2, 24), (3, 17, 1, 64), (2, 33, 3, 8), (1, 100, 2, 70), (2, 318, 4, 64)],
+)
+def test_attention_is_that_of_floats(
+    batch: int, frames: int, heads: int, width: int, positions: bool
+) -> None:
+    torch.manual_seed(frames)
+    given = [torch.randn(batch, frames, heads, width) for _ in range(3)]
+    lengths = torch.randint(1, frames + 1, (batch,))
+    centre, scale = frames + 6, width**-0.5
+    near, far = torch.randn(heads, width), torch.randn(heads, width)
+    table = scale * torch.randn(heads, width, 2 * centre + 1)
+    if not positions:
+        near, far, table = near.zero_(), far.zero_(), table.zero_()
+    expected = attention(given, lengths, scale, near, far, table, centre)
+    packed = tiles.Positions(near, far, *tiles.Positions.packed(table), centre) if positions else None
+    for row, length in enumerate(lengths.tolist()):
+        # What lies behind a row's end is not looked at, whatever it is.
+        given[1][row, length:], given[2][row, length:] = float("nan"), float("inf")
+    flat = [part.flatten(2) for part in given]
+    found = tiles.attend(*flat, lengths, heads, scale, packed)
+    assert (found - expected).norm() / expected.norm() < 3e-4
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            assert torch.equal(tiles.attend(*flat, lengths, heads, scale, packed), found)
+    finally:
+        torch.set_num_threads(before)
+    alone = [part[-1:, : lengths[-1]] for part in flat]
+    again = tiles.attend(*alone, lengths[-1:], heads, scale, packed)
+    assert torch.equal(again[0], found[-1, : lengths[-1]])
+
+
+def test_attention_of_an_empty_row_is_zero_and_what_is_not_a_number_stays_so() -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 3, 20, 16)
+    lengths = torch.tensor([20, 0, 12])
+    expected = tiles.attend(query, key, value, lengths, 2, 0.3)
+    assert torch.equal(expected[1], torch.zeros(20, 16))
+    query[0, 4, 3] = float("nan")
+    found = tiles.attend(query, key, value, lengths, 2, 0.3)
+    assert found[0, 4, :8].isnan().all()
+    found[0, 4, :8] = expected[0, 4, :8]
+    assert torch.equal(found, expected)
+    value[2, 11, 9] = float("nan")
+    assert tiles.attend(query, key, value, lengths, 2, 0.3)[2, :, 9].isnan().all()
+
+
+@pytest.mark.parametrize("weights", ["int8", "int16"])
+def test_layers_attend_with_tiles_as_without(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aronnax.collections.asr.encoder import FastConformer, FastConformerConfig
+
+    torch.manual_seed(0)
+    config = FastConformerConfig(feat_in=16, n_layers=2, d_model=64, n_heads=4, subsampling_conv_channels=8)
+    encoder = quantise.quantise(FastConformer(config).eval(), weights)
+    frames, lengths = torch.randn(2, 150, 64), torch.tensor([150, 61])
+    calls, attend = [], tiles.attend
+    monkeypatch.setattr(tiles, "attend", lambda *given: calls.append(given) or attend(*given))
+    with torch.inference_mode():
+        found = encoder.encode_frames(frames, lengths).states
+        assert len(calls) == 2
+        monkeypatch.setattr("aronnax.collections.common.nn.attention.KEPT_REACHES", ())
+        expected = encoder.encode_frames(frames, lengths).states
+    assert len(calls) == 2
+    assert (found - expected).norm() / expected.norm() < (2e-4 if weights == "int16" else 0.01)

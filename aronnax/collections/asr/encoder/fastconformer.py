@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -127,8 +128,7 @@ class FastConformer(nn.Module):
         config = self.config
         plan = AttentionPlan.make(attention, lengths, x.shape[1], config.n_heads, config.d_model, x, padded)
         if self.training and config.dropout_emb > 0:
-            positions = F.dropout(plan.positions, config.dropout_emb)
-            plan = AttentionPlan(attention, plan.blocks, positions, plan.centre, plan.padding)
+            plan = replace(plan, positions=F.dropout(plan.positions, config.dropout_emb))
         return plan
 
     def _layer(

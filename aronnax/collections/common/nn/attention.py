@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,8 @@ from aronnax.collections.common.nn.linear import Linear
 from aronnax.collections.common.nn.masks import valid_frames
 from aronnax.collections.common.nn.positions import relative_positions
 from aronnax.collections.common.nn.windows import MASKED, Attention, Block, plan_blocks
-from aronnax.core.quantise import last, together
+from aronnax.core import tiles
+from aronnax.core.quantise import TiledLinear, last, together
 
 KEPT_REACHES = (127, 255, 511)
 """Positions projected this far to each side are kept between calls; further ones are projected for each."""
@@ -27,7 +29,8 @@ KEPT_REACHES = (127, 255, 511)
 class AttentionPlan:
     """What all layers of one forward pass share.
 
-    positions [P, D] hold the distances from `centre` down; padding [B, 1, 1, T] is added to the scores.
+    positions [P, D] hold the distances from `centre` down; padding [B, 1, 1, T] is added to the scores, and hides
+    what lies beyond `lengths` [B].
     """
 
     attention: Attention
@@ -35,6 +38,7 @@ class AttentionPlan:
     positions: Tensor
     centre: int
     padding: Tensor | None
+    lengths: Tensor
 
     @classmethod
     def make(
@@ -59,7 +63,12 @@ class AttentionPlan:
             valid = valid_frames(lengths, frames)
             padding = torch.zeros(valid.shape, dtype=like.dtype, device=like.device)
             padding = padding.masked_fill_(~valid, MASKED)[:, None, None, :]
-        return cls(attention, blocks, positions, reach, padding)
+        return cls(attention, blocks, positions, reach, padding, lengths)
+
+    @property
+    def kept(self) -> int | None:
+        """How far to each side the positions reach that are kept between calls; None where that is not enough."""
+        return next((reach for reach in KEPT_REACHES if reach >= self.centre), None)
 
 
 class RelativeAttention(nn.Module):
@@ -93,7 +102,11 @@ class RelativeAttention(nn.Module):
 
     def forward(self, x: Tensor, plan: AttentionPlan) -> Tensor:
         """[B, T, D] -> [B, T, D]; frames in the padding get numbers without meaning."""
-        query, key, value = map(self._heads, together(x, (self.linear_q, self.linear_k, self.linear_v)))
+        given = together(x, (self.linear_q, self.linear_k, self.linear_v))
+        everywhere = plan.attention == Attention() and plan.kept is not None
+        if isinstance(self.linear_q, TiledLinear) and everywhere and not torch.is_grad_enabled():
+            return last(self.linear_out, self._tiled(given, plan))
+        query, key, value = map(self._heads, given)
         key, value = key.transpose(1, 2), value.transpose(1, 2)
         near = (query + self.pos_bias_u).transpose(1, 2)
         far = query + self.pos_bias_v
@@ -124,16 +137,30 @@ class RelativeAttention(nn.Module):
 
     def _project(self, plan: AttentionPlan) -> tuple[Tensor, int]:
         """The projected positions [H, K, P], already scaled, and the column of distance 0."""
-        positions, centre = plan.positions, plan.centre
-        kept = next((reach for reach in KEPT_REACHES if reach >= centre), None)
+        positions, kept = plan.positions, plan.kept
         if self.training or torch.is_grad_enabled() or kept is None:
-            return self._projected(positions), centre
+            return self._projected(positions), plan.centre
 
         def compute() -> Tensor:
-            table = relative_positions(kept, kept, positions.shape[1], positions.device, positions.dtype)
-            return self._projected(table).contiguous()
+            return self._table(positions, kept).contiguous()
 
         return self.projected.get((self.linear_pos.weight,), compute, key=(kept, positions.dtype)), kept
+
+    def _table(self, like: Tensor, reach: int) -> Tensor:
+        """The projected positions [H, K, P] of so many frames to each side, in the place of `like` [P, D]."""
+        return self._projected(relative_positions(reach, reach, like.shape[1], like.device, like.dtype))
+
+    def _tiled(self, given: Sequence[Tensor], plan: AttentionPlan) -> Tensor:
+        """Queries, keys and values [B, T, D] -> [B, T, D], all in numbers of 16 bits."""
+        (query, key, value), reach = given, plan.kept
+        assert reach is not None
+        table, distances = self.projected.get(
+            (self.linear_pos.weight,),
+            lambda: tiles.Positions.packed(self._table(plan.positions, reach)),
+            key=("tiles", reach),
+        )
+        positions = tiles.Positions(self.pos_bias_u, self.pos_bias_v, table, distances, reach)
+        return tiles.attend(query, key, value, plan.lengths, self.heads, self.scale, positions)
 
     def _projected(self, positions: Tensor) -> Tensor:
         return self._heads(self.linear_pos(positions) * self.scale).permute(1, 2, 0)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +15,11 @@ from aronnax.collections.common.nn.linear import LEAST, Dropout, Linear, activat
 from aronnax.collections.common.nn.masks import any_padding, valid_frames
 from aronnax.collections.common.nn.windows import MASKED
 from aronnax.collections.diarization.sortformer.config import TransformerConfig
-from aronnax.core.quantise import last, together
+from aronnax.core import tiles
+from aronnax.core.quantise import TiledLinear, last, together
+
+LONGEST = 512
+"""Frames up to which quantised layers attend by `tiles.attend`: what a head makes then stays in the cache."""
 
 
 class TransformerEncoder(nn.Module):
@@ -25,10 +31,20 @@ class TransformerEncoder(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor, right: int | None = None) -> Tensor:
         """x [B, T, D], lengths [B] -> [B, T, D]; with `right`, a frame sees no further ahead than that."""
-        bias = attention_bias(x, lengths, right)
+        seen = Seen(attention_bias(x, lengths, right), lengths if right is None else None)
         for layer in self.layers:
-            x = layer(x, bias)
+            x = layer(x, seen)
         return x
+
+
+class Seen(NamedTuple):
+    """What a frame may look at: `bias` [B, 1, 1 or T, T] is added to the scores, where it is not None.
+
+    lengths [B] say the same, where nothing but the padding is hidden.
+    """
+
+    bias: Tensor | None
+    lengths: Tensor | None
 
 
 class TransformerLayer(nn.Module):
@@ -41,9 +57,9 @@ class TransformerLayer(nn.Module):
         self.layer_norm_2 = nn.LayerNorm(config.width)
         self.second_sub_layer = FeedForward(config)
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x [B, T, D], `bias` [B, 1, 1 or T, T] added to the scores -> [B, T, D]."""
-        x = self.layer_norm_1(plus(x, self.first_sub_layer(x, bias)))
+    def forward(self, x: Tensor, seen: Seen) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        x = self.layer_norm_1(plus(x, self.first_sub_layer(x, seen)))
         return self.layer_norm_2(plus(x, self.second_sub_layer(x)))
 
 
@@ -53,21 +69,25 @@ class SelfAttention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.heads, self.dropout = config.n_heads, config.dropout_att
+        self.scale = (config.width // config.n_heads) ** -0.5
         self.query_net = Linear(config.width, config.width)
         self.key_net = Linear(config.width, config.width)
         self.value_net = Linear(config.width, config.width)
         self.out_projection = Linear(config.width, config.width)
         self.layer_dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, seen: Seen) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
+        query, key, value = together(x, (self.query_net, self.key_net, self.value_net))
+        if isinstance(self.query_net, TiledLinear) and seen.lengths is not None and x.shape[1] <= LONGEST:
+            found = tiles.attend(query, key, value, seen.lengths, self.heads, self.scale)
+            return last(self.out_projection, found)
         query, key, value = (
-            found.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for found in together(x, (self.query_net, self.key_net, self.value_net))
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)
         )
         dropout = self.dropout if self.training else 0.0
-        seen = F.scaled_dot_product_attention(query, key, value, bias, dropout_p=dropout)
-        return self.layer_dropout(last(self.out_projection, seen.transpose(1, 2).flatten(2)))
+        found = F.scaled_dot_product_attention(query, key, value, seen.bias, dropout_p=dropout)
+        return self.layer_dropout(last(self.out_projection, found.transpose(1, 2).flatten(2)))
 
 
 class FeedForward(nn.Module):
