@@ -18,7 +18,7 @@ help:
 
 install: $(STAMP)
 
-$(STAMP): requirements.txt setup.py aronnax/core/tiles.c
+$(STAMP): requirements.txt setup.py $(wildcard aronnax/core/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
 		{ echo "aronnax needs Python 3.10 or newer as '$(PYTHON)'; choose another with: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; }
 	@echo "aronnax: making .venv and installing into it (a few minutes, once)"

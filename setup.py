@@ -52,7 +52,8 @@ EXTRAS["live"] = ["sounddevice>=0.4"]
 # cannot be compiled, aronnax does without.
 TILES = Extension(
     "aronnax.core._tiles",
-    ["aronnax/core/tiles.c"],
+    ["aronnax/core/tiles.c", "aronnax/core/tiles_attention.c"],
+    depends=["aronnax/core/tiles.h"],
     extra_compile_args=["-O3", "-fopenmp"],
     extra_link_args=["-fopenmp"],
     optional=True,

@@ -1,4 +1,4 @@
-"""Products of whole numbers by AMX and attention made of them, in C (`tiles.c`).
+"""Products of whole numbers by AMX, and attention made of them: `tiles.c` and `tiles_attention.c`.
 
 An input is rounded in one pass, and sums become floats at once. `M` rows of an input, `N` outputs, `K` inputs, `P`
 planes: 2 for numbers of 16 bits, 1 for those of 8. The library is built when aronnax is installed, where there is a
@@ -27,7 +27,7 @@ THEN = {"none": 0, "relu": 1, "swish": 2}
 
 
 class _Attention(ctypes.Structure):
-    """The structure of this name in `tiles.c`."""
+    """The structure of this name in `tiles_attention.c`."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("query", "key", "value", "near", "far")),
@@ -66,7 +66,7 @@ def library() -> ctypes.CDLL | None:
 
 
 class Weight(NamedTuple):
-    """tiles int8 [N / 16, K / 64, P, 16, 64] as `tiles.c` reads them, and what a product of ones is worth [N]."""
+    """tiles int8 [N / 16, K / 64, P, 16, 64] as `tiles.h` tells, and what a product of ones is worth [N]."""
 
     tiles: Tensor
     unit: Tensor
@@ -155,7 +155,7 @@ def attend(
     found, (batch, frames, width) = library(), query.shape
     assert found is not None
     given = [part.detach().contiguous() for part in (query, key, value)]
-    ends = lengths.to(torch.int64).contiguous()
+    ends = lengths.to(torch.int64).clamp(max=frames)
     out = torch.empty(batch, frames, width)
     request = _Attention(
         *(part.data_ptr() for part in given), lengths=ends.data_ptr(), out=out.data_ptr(), scale=scale
