@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "llm_decoding": (),
     "speechlm_cost": (),
     "diarization": ("step", "--repeats", "12"),
+    "whole_numbers": (),
     "encoder": (),
     "start": (),
     "padding": (),

@@ -103,8 +103,7 @@ class RelativeAttention(nn.Module):
     def forward(self, x: Tensor, plan: AttentionPlan) -> Tensor:
         """[B, T, D] -> [B, T, D]; frames in the padding get numbers without meaning."""
         given = together(x, (self.linear_q, self.linear_k, self.linear_v))
-        everywhere = plan.attention == Attention() and plan.kept is not None
-        if isinstance(self.linear_q, TiledLinear) and everywhere and not torch.is_grad_enabled():
+        if self._tiles_suit(plan):
             return last(self.linear_out, self._tiled(given, plan))
         query, key, value = map(self._heads, given)
         key, value = key.transpose(1, 2), value.transpose(1, 2)
@@ -149,6 +148,12 @@ class RelativeAttention(nn.Module):
     def _table(self, like: Tensor, reach: int) -> Tensor:
         """The projected positions [H, K, P] of so many frames to each side, in the place of `like` [P, D]."""
         return self._projected(relative_positions(reach, reach, like.shape[1], like.device, like.dtype))
+
+    def _tiles_suit(self, plan: AttentionPlan) -> bool:
+        """Whether the layer is quantised, all frames see all, and the table is worth being made of whole numbers."""
+        everywhere = plan.attention == Attention() and plan.kept is not None
+        kept = self.projected.keeps((self.linear_pos.weight,))
+        return isinstance(self.linear_q, TiledLinear) and everywhere and kept
 
     def _tiled(self, given: Sequence[Tensor], plan: AttentionPlan) -> Tensor:
         """Queries, keys and values [B, T, D] -> [B, T, D], all in numbers of 16 bits."""

@@ -27,12 +27,8 @@ class Derived:
         self._entry: _Entry | None = None
 
     def get(self, sources: Sequence[Tensor], compute: Callable[[], Any], key: Hashable = None) -> Any:
-        """The value of `compute()` for these sources and this key.
-
-        While gradients are recorded nothing is kept, and tensors made in inference mode are not tracked by
-        version, so both compute afresh.
-        """
-        if torch.is_grad_enabled() or any(source.is_inference() for source in sources):
+        """The value of `compute()` for these sources and this key, computed afresh where nothing is kept."""
+        if not self.keeps(sources):
             return compute()
         mark = tuple((s._version, s.data_ptr(), s.dtype, s.device) for s in sources)
         entry = self._entry
@@ -44,6 +40,13 @@ class Derived:
             values = {**values, key: compute()}
             self._entry = _Entry(mark, tuple(sources), values)
         return values[key]
+
+    def keeps(self, sources: Sequence[Tensor]) -> bool:
+        """Whether a value for these sources would be kept: not while gradients are recorded.
+
+        Nor for tensors made in inference mode, whose versions are not counted.
+        """
+        return not (torch.is_grad_enabled() or any(source.is_inference() for source in sources))
 
     def clear(self) -> None:
         """Forgets all values."""
