@@ -3,6 +3,7 @@
 import platform
 import re
 import sys
+import zlib
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -50,10 +51,13 @@ EXTRAS["live"] = ["sounddevice>=0.4"]
 
 # Faster int8 and int16 weights where the processor has AMX. Not a module of Python but a plain library; where it
 # cannot be compiled, aronnax does without.
+SOURCES = [f"aronnax/core/{name}" for name in ("tiles.h", "tiles.c", "tiles_attention.c")]
+MARK = zlib.crc32(b"".join((HERE / name).read_bytes() for name in SOURCES))
 TILES = Extension(
     "aronnax.core._tiles",
-    ["aronnax/core/tiles.c", "aronnax/core/tiles_attention.c"],
-    depends=["aronnax/core/tiles.h"],
+    SOURCES[1:],
+    depends=SOURCES,
+    define_macros=[("MARK", f"{MARK}u")],
     extra_compile_args=["-O3", "-fopenmp"],
     extra_link_args=["-fopenmp"],
     optional=True,

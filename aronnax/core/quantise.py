@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +105,17 @@ class TiledLinear(WholeNumberLinear):
         self.register_buffer("unit", packed.unit, persistent=False)
         self.register_buffer("bias", None if bias is None else bias.detach().float(), persistent=False)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> TiledLinear:
+        """Moves it; a cast leaves what is no weight but a scale as it is."""
+        unit, bias = self.unit, self.bias
+        super()._apply(fn, recurse)
+        self.unit = unit.to(self.unit.device)
+        self.bias = None if bias is None else bias.to(self.unit.device)
+        return self
+
     def _round(self, rows: Tensor, spent: bool, least: float) -> tuple[tuple[Tensor, ...], Tensor]:
+        if rows.shape[1] != self.in_features:
+            raise ValueError(f"the layer takes {self.in_features} numbers a row, not {rows.shape[1]}")
         whole, peak = tiles.rounded(rows, self.planes)
         return (whole,), peak
 
@@ -237,6 +247,8 @@ class SixteenBitLinear(OneDNNLinear):
 
 def check_sixteen_bits() -> None:
     """OptionError on a processor that would multiply 16-bit numbers no faster than floats."""
+    if tiles.library() is not None:
+        return
     if not _ONEDNN or not getattr(torch.cpu, "_is_amx_tile_supported", bool)():
         raise OptionError(
             "weights='int16' needs a processor with AMX: this one multiplies floats as fast;"

@@ -8,6 +8,8 @@ compiler; without it oneDNN and floats take its place.
 from __future__ import annotations
 
 import ctypes
+import warnings
+import zlib
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -17,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aronnax.core.errors import OptionError
+
 EDGE, DEPTH = 16, 64
 """Rows or outputs of a tile, and its columns along the inputs."""
 
@@ -24,6 +28,9 @@ LARGEST = {1: 127, 2: 32639}
 """Of a number of so many planes: with it no byte overflows when 128 is added."""
 
 THEN = {"none": 0, "relu": 1, "swish": 2}
+
+SOURCES = ("tiles.h", "tiles.c", "tiles_attention.c")
+"""What the library is compiled from, in the order in which `setup.py` marks it."""
 
 
 class _Attention(ctypes.Structure):
@@ -50,6 +57,13 @@ def library() -> ctypes.CDLL | None:
         loaded = ctypes.CDLL(str(found))
     except OSError:
         return None
+    if not _is_of_these_sources(found, loaded):
+        warnings.warn(
+            f"{found.name} was compiled from other sources than those beside it, and is not used: int8 and int16"
+            " weights are slower; compile it anew with pip install --no-deps --editable .",
+            stacklevel=2,
+        )
+        return None
     pointer, whole, count = ctypes.c_void_p, ctypes.c_int, ctypes.c_long
     loaded.aronnax_round.argtypes = [pointer, count, count, whole, whole, pointer, pointer]
     loaded.aronnax_round.restype = None
@@ -63,6 +77,34 @@ def library() -> ctypes.CDLL | None:
     loaded.aronnax_attend.argtypes = [ctypes.POINTER(_Attention), whole, pointer]
     loaded.aronnax_attend.restype = None
     return loaded if loaded.aronnax_tiles_are_lent() else None
+
+
+def _is_of_these_sources(path: Path, loaded: ctypes.CDLL) -> bool:
+    """Whether the library carries the mark of the sources beside it, where there are any."""
+    mark = getattr(loaded, "aronnax_tiles_mark", None)
+    sources = [path.with_name(name) for name in SOURCES]
+    if mark is None or not all(map(Path.exists, sources)):
+        return mark is not None
+    mark.restype = ctypes.c_uint32
+    return bool(mark() == zlib.crc32(b"".join(map(Path.read_bytes, sources))))
+
+
+def _needed() -> ctypes.CDLL:
+    found = library()
+    if found is None:
+        raise OptionError(
+            "this model's weights were made for AMX, which cannot be had here: load the model anew with weights="
+        )
+    return found
+
+
+def _floats(x: Tensor) -> Tensor:
+    """As C reads it: float32 numbers one after another, on the CPU; OptionError if it is elsewhere."""
+    if x.device.type != "cpu":
+        raise OptionError(
+            f"int8 and int16 weights run on the CPU only, but were given a tensor on {x.device}"
+        )
+    return x.detach().float().contiguous()
 
 
 class Weight(NamedTuple):
@@ -90,14 +132,13 @@ class Weight(NamedTuple):
 
 def rounded(rows: Tensor, planes: int) -> tuple[Tensor, Tensor]:
     """Floats [M, K] -> tiles int8 and the largest magnitude of each row [M, 1]."""
-    found, rows = library(), rows.contiguous()
-    assert found is not None
+    rows = _floats(rows)
     count, inputs = rows.shape
     # The last rows of the last tiles are whatever was there: nobody reads what becomes of them.
     shape = -(-count // EDGE), -(-inputs // DEPTH), planes, EDGE, DEPTH
-    tiles, peak = torch.empty(shape, dtype=torch.int8), torch.empty(count, 1)
+    tiles, peak = rows.new_empty(shape, dtype=torch.int8), rows.new_empty(count, 1)
     given = rows.data_ptr(), count, inputs, planes, torch.get_num_threads()
-    found.aronnax_round(*given, tiles.data_ptr(), peak.data_ptr())
+    _needed().aronnax_round(*given, tiles.data_ptr(), peak.data_ptr())
     return tiles, peak
 
 
@@ -105,11 +146,11 @@ def multiply(
     tiles: Tensor, peak: Tensor, weight: Weight, bias: Tensor | None, inputs: int, then: str
 ) -> Tensor:
     """What `rounded` gave times `weight` transposed, plus bias [N], then activated: floats [M, N]."""
-    found, rows, outputs = library(), len(peak), len(weight.unit)
-    assert found is not None
-    out = torch.empty(rows, outputs)
-    found.aronnax_multiply(
-        *(tiles.data_ptr(), peak.data_ptr(), rows, inputs, weight.tiles.data_ptr(), weight.unit.data_ptr()),
+    unit, bias = _floats(weight.unit), None if bias is None else _floats(bias)
+    rows, outputs = len(peak), len(unit)
+    out = peak.new_empty(rows, outputs)
+    _needed().aronnax_multiply(
+        *(tiles.data_ptr(), peak.data_ptr(), rows, inputs, weight.tiles.data_ptr(), unit.data_ptr()),
         *(None if bias is None else bias.data_ptr(), outputs),
         *(tiles.shape[2], THEN[then], torch.get_num_threads(), out.data_ptr()),
     )
@@ -152,21 +193,20 @@ def attend(
     scaled before. Queries, keys, values, positions and what becomes of the scores are numbers of 16 bits. Frames
     from a row's length on are not looked at.
     """
-    found, (batch, frames, width) = library(), query.shape
-    assert found is not None
-    given = [part.detach().contiguous() for part in (query, key, value)]
+    batch, frames, width = query.shape
+    given = [_floats(part) for part in (query, key, value)]
     ends = lengths.to(torch.int64).clamp(max=frames)
-    out = torch.empty(batch, frames, width)
+    out = given[0].new_empty(batch, frames, width)
     request = _Attention(
         *(part.data_ptr() for part in given), lengths=ends.data_ptr(), out=out.data_ptr(), scale=scale
     )
     request.batch, request.frames, request.heads, request.width = batch, frames, heads, width // heads
     if positions is not None:
-        near, far = positions.near.detach().contiguous(), positions.far.detach().contiguous()
-        request.near, request.far = near.data_ptr(), far.data_ptr()
-        request.positions, request.worth = positions.table.tiles.data_ptr(), positions.table.unit.data_ptr()
+        near, far, worth = map(_floats, (positions.near, positions.far, positions.table.unit))
+        request.near, request.far, request.worth = near.data_ptr(), far.data_ptr(), worth.data_ptr()
+        request.positions = positions.table.tiles.data_ptr()
         request.distances, request.centre = positions.distances, positions.centre
-    threads = min(torch.get_num_threads(), batch * heads)
-    room = torch.empty(threads, found.aronnax_attention_room(frames, width // heads), dtype=torch.int8)
+    found, threads = _needed(), min(torch.get_num_threads(), batch * heads)
+    room = out.new_empty(threads, found.aronnax_attention_room(frames, width // heads), dtype=torch.int8)
     found.aronnax_attend(ctypes.byref(request), threads, room.data_ptr())
-    return out
+    return out.to(query.dtype)

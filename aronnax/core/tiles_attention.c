@@ -15,7 +15,7 @@ typedef struct {
  * queries or keys, `across` of weights or values, `columns` and `band` floats of a row of scores and bands. */
 typedef struct {
     int8_t *keys, *values, *near, *far, *weights;
-    float *keys_worth, *values_worth, *scores, *bands, *sum;
+    float *keys_worth, *values_worth, *values_mean, *scores, *bands, *sum;
     float near_peak[2 * EDGE], far_peak[2 * EDGE], normal[2 * EDGE];
     long strip, across, columns, band;
 } Room;
@@ -36,6 +36,7 @@ static long lay_out(Room *room, long frames, long width, int8_t *start) {
     float *next = (float *)at;
     room->keys_worth = next, next += room->columns;
     room->values_worth = next, next += parts * EDGE;
+    room->values_mean = next, next += parts * EDGE;
     room->scores = next, next += 2 * EDGE * room->columns;
     room->bands = next, next += 2 * EDGE * room->band;
     room->sum = next, next += ceiling(width, EDGE) * EDGE;
@@ -65,18 +66,31 @@ WITH_AMX static void take_keys(const Attention *a, const float *key, long seen, 
     for (long tile = 0; tile < ceiling(seen, EDGE) * room->strip; tile += TILE) turn(room->keys + tile);
 }
 
-/* The values as inputs of a weight, whose outputs are the columns of the values. */
+/* Numbers less `mean`, and zeros where there are none. */
+WITH_AMX static inline __m512 less(__mmask16 inside, const float *from, __m512 mean) {
+    return _mm512_maskz_sub_ps(inside, _mm512_maskz_loadu_ps(inside, from), mean);
+}
+
+/* The values as inputs of a weight, whose outputs are the columns of the values, less the mean of each.
+ *
+ * What is common to all of them would be rounded alike in each of them, and sum up.
+ */
 WITH_AMX static void take_values(const Attention *a, const float *value, long seen, Room *room) {
     const __m512i half = _mm512_set1_epi32(128), byte = _mm512_set1_epi32(255);
     long stride = a->heads * a->width;
     for (long column = 0; column < a->width; column += EDGE) {
         __mmask16 inside = first_of(a->width - column);
+        __m512 sum = _mm512_setzero_ps();
+        for (long j = 0; j < seen; j++)
+            sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(inside, value + j * stride + column));
+        __m512 mean = _mm512_div_ps(sum, _mm512_set1_ps((float)seen));
         __m512i largest = smallest();
         for (long j = 0; j < seen; j++)
-            largest = larger(largest, _mm512_maskz_loadu_ps(inside, value + j * stride + column));
+            largest = larger(largest, less(inside, value + j * stride + column, mean));
         __m512 peak = _mm512_castsi512_ps(largest), scale = _mm512_div_ps(_mm512_set1_ps(LARGEST), peak);
         __m512 worth = _mm512_mul_ps(peak, _mm512_set1_ps(256.0f / (LARGEST * LARGEST)));
         _mm512_storeu_ps(room->values_worth + column, worth);
+        _mm512_storeu_ps(room->values_mean + column, mean);
         int8_t *tiles = room->values + column / EDGE * room->across;
         for (long j = 0; j < seen; j += DEPTH, tiles += 2 * TILE)
             for (long four = 0; four < DEPTH; four += 4) {
@@ -84,7 +98,7 @@ WITH_AMX static void take_values(const Attention *a, const float *value, long se
                 for (int k = 0; k < 4; k++) {
                     long row = j + four + k;
                     __mmask16 there = row < seen ? inside : 0;
-                    __m512 x = _mm512_maskz_loadu_ps(there, value + row * stride + column);
+                    __m512 x = less(there, value + row * stride + column, mean);
                     __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(x, scale));
                     __m512i above = _mm512_srai_epi32(_mm512_add_epi32(whole, half), 8);
                     __m128i place = _mm_cvtsi32_si128(8 * k);
@@ -162,7 +176,8 @@ WITH_AMX static void attend_head(const Attention *a, long row, long head, Room *
             int8_t *tiles = room->weights + k / EDGE * room->across + k % EDGE * DEPTH;
             weigh(room->scores + k * room->columns, band, seen, tiles, room->normal + k);
         }
-        to = (Finish){room->normal, room->values_worth, 0, a->out + start + i * stride, a->width, stride, 2, NOTHING};
+        float *out = a->out + start + i * stride;
+        to = (Finish){room->normal, room->values_worth, room->values_mean, out, a->width, stride, 2, NOTHING};
         given = (Rows){room->weights, room->across, 0, rows, &to};
         multiply_rows(&given, room->values, ceiling(seen, DEPTH) * 2 * TILE, 0, ceiling(a->width, EDGE), 2);
     }

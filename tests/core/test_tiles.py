@@ -1,17 +1,30 @@
-"""Products of whole numbers in C beside exact ones: rounding, ragged sizes, activations, threads."""
+"""Products of whole numbers in C and attention of them beside exact ones: sizes, activations, dtypes, threads."""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aronnax.collections.asr.encoder import FastConformer, FastConformerConfig
+from aronnax.collections.common.nn.linear import Linear
+from aronnax.collections.diarization.sortformer.config import TransformerConfig
+from aronnax.collections.diarization.sortformer.transformer import TransformerEncoder
 from aronnax.core import quantise, tiles
+from aronnax.core.errors import OptionError
 
-pytestmark = pytest.mark.skipif(
+needs_tiles = pytest.mark.skipif(
     tiles.library() is None, reason="tiles.c was not compiled, or the processor is without AMX"
 )
 
@@ -33,6 +46,7 @@ def unpacked(packed: Tensor, planes: int, rows: int, inputs: int) -> Tensor:
 
 @pytest.mark.parametrize("planes", [1, 2])
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES)
+@needs_tiles
 def test_an_input_is_rounded_to_the_nearest_whole_numbers(
     planes: int, rows: int, inputs: int, outputs: int
 ) -> None:
@@ -50,6 +64,7 @@ def test_an_input_is_rounded_to_the_nearest_whole_numbers(
 @pytest.mark.parametrize("then", ["none", "relu", "swish"])
 @pytest.mark.parametrize("planes", [1, 2])
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES)
+@needs_tiles
 def test_products_of_whole_numbers_are_exact(
     planes: int, rows: int, inputs: int, outputs: int, then: str
 ) -> None:
@@ -70,6 +85,7 @@ def test_products_of_whole_numbers_are_exact(
     torch.testing.assert_close(found.double(), expected, rtol=2e-6, atol=4e-6)
 
 
+@needs_tiles
 def test_activations_are_right_over_all_sizes() -> None:
     x = torch.cat([torch.linspace(-200, 200, 40_001), torch.tensor([0.0, -0.0, 1e-30, 3e38, -3e38])])[:, None]
     packed, peak = tiles.rounded(x, 2)
@@ -85,6 +101,7 @@ def test_activations_are_right_over_all_sizes() -> None:
 
 @pytest.mark.parametrize("then", ["none", "relu", "swish"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@needs_tiles
 def test_what_is_not_a_number_stays_so_in_its_row_alone(bad: float, then: str) -> None:
     torch.manual_seed(0)
     layer, x = quantise.TiledSixteenBitLinear(torch.randn(20, 40), torch.randn(20)), torch.randn(3, 40)
@@ -95,6 +112,7 @@ def test_what_is_not_a_number_stays_so_in_its_row_alone(bad: float, then: str) -
     assert not found[1].isfinite().any()
 
 
+@needs_tiles
 def test_threads_and_other_users_of_the_tiles_change_nothing() -> None:
     torch.manual_seed(0)
     layers = [quantise.TiledSixteenBitLinear(torch.randn(150, 90), None) for _ in range(4)]
@@ -118,11 +136,10 @@ def test_threads_and_other_users_of_the_tiles_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("weights", ["int8", "int16"])
+@needs_tiles
 def test_without_the_library_onednn_gives_the_same_numbers(
     weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aronnax.collections.common.nn.linear import Linear
-
     torch.manual_seed(0)
     x = torch.randn(2, 30, 96)
     layer = Linear(96, 40)
@@ -154,6 +171,7 @@ def attention(
     ("batch", "frames", "heads", "width"),
     [(1, 1, 1, 1), (2, 5, 2, 24), (3, 17, 1, 64), (2, 33, 3, 8), (1, 100, 2, 70), (2, 318, 4, 64)],
 )
+@needs_tiles
 def test_attention_is_that_of_floats(
     batch: int, frames: int, heads: int, width: int, positions: bool
 ) -> None:
@@ -185,6 +203,7 @@ def test_attention_is_that_of_floats(
     assert torch.equal(again[0], found[-1, : lengths[-1]])
 
 
+@needs_tiles
 def test_attention_of_an_empty_row_is_zero_and_what_is_not_a_number_stays_so() -> None:
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 3, 20, 16)
@@ -201,9 +220,8 @@ def test_attention_of_an_empty_row_is_zero_and_what_is_not_a_number_stays_so() -
 
 
 @pytest.mark.parametrize("weights", ["int8", "int16"])
+@needs_tiles
 def test_layers_attend_with_tiles_as_without(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aronnax.collections.asr.encoder import FastConformer, FastConformerConfig
-
     torch.manual_seed(0)
     config = FastConformerConfig(feat_in=16, n_layers=2, d_model=64, n_heads=4, subsampling_conv_channels=8)
     encoder = quantise.quantise(FastConformer(config).eval(), weights)
@@ -217,3 +235,159 @@ def test_layers_attend_with_tiles_as_without(weights: str, monkeypatch: pytest.M
         expected = encoder.encode_frames(frames, lengths).states
     assert len(calls) == 2
     assert (found - expected).norm() / expected.norm() < (2e-4 if weights == "int16" else 0.01)
+
+
+@needs_tiles
+def test_what_all_values_have_in_common_does_not_add_up_to_an_error() -> None:
+    torch.manual_seed(0)
+    frames = 512
+    query, key = torch.ones(1, frames, 8), torch.zeros(1, frames, 8)
+    # One key gets half of the attention, and all others together the other half, in equal parts.
+    key[0, 3] = torch.tensor(float(frames - 1)).log() / 8
+    value = 100.0 + torch.randn(1, frames, 8)
+    lengths, none = torch.tensor([frames]), torch.zeros(1, 8)
+    given = [part.unflatten(2, (1, 8)) for part in (query, key, value)]
+    expected = attention(given, lengths, 1.0, none, none, torch.zeros(1, 8, 2 * frames), frames)
+    found = tiles.attend(query, key, value, lengths, 1, 1.0)
+    assert (found - expected).abs().max() < 2e-3
+
+
+@needs_tiles
+@pytest.mark.parametrize("right", [None, 3])
+@pytest.mark.parametrize("frames", [40, 512, 513])
+def test_the_transformer_of_sortformer_attends_as_in_floats(
+    right: int | None, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    floats = TransformerEncoder(TransformerConfig(n_layers=2, width=24, inner=32, n_heads=2)).eval()
+    sixteen = TransformerEncoder(TransformerConfig(n_layers=2, width=24, inner=32, n_heads=2)).eval()
+    sixteen.load_state_dict(floats.state_dict())
+    quantise.quantise(sixteen, "int16")
+    x, lengths = torch.randn(2, frames, 24), torch.tensor([frames, 31])
+    calls, attend = [], tiles.attend
+    monkeypatch.setattr(tiles, "attend", lambda *given: calls.append(given) or attend(*given))
+    with torch.inference_mode():
+        expected, found = floats(x, lengths, right), sixteen(x, lengths, right)
+    assert len(calls) == (2 if right is None and frames <= 512 else 0)
+    for row, length in enumerate(lengths.tolist()):
+        difference = (found - expected)[row, :length].norm() / expected[row, :length].norm()
+        assert difference < 2e-4
+
+
+@needs_tiles
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_floats_are_taken_and_given_back(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer, x = (
+        quantise.TiledSixteenBitLinear(torch.randn(20, 40), torch.randn(20)),
+        torch.randn(2, 9, 40).to(dtype),
+    )
+    assert layer(x).dtype == dtype
+    torch.testing.assert_close(layer(x), layer(x.float()).to(dtype))
+    lengths = torch.tensor([9, 4])
+    found = tiles.attend(x, x, x, lengths, 2, 0.3)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, tiles.attend(*[x.float()] * 3, lengths, 2, 0.3).to(dtype))
+
+
+@needs_tiles
+def test_autocast_leaves_attention_right() -> None:
+    torch.manual_seed(0)
+    config = FastConformerConfig(feat_in=16, n_layers=2, d_model=64, n_heads=4, subsampling_conv_channels=8)
+    encoder = quantise.quantise(FastConformer(config).eval(), "int8")
+    frames, lengths = torch.randn(1, 50, 64), torch.tensor([50])
+    with torch.inference_mode():
+        with torch.autocast("cpu", torch.bfloat16):
+            found = encoder.encode_frames(frames, lengths).states.float()
+        expected = encoder.encode_frames(frames, lengths).states
+        assert (found - expected).norm() / expected.norm() < 0.03
+        # What the first call kept was made in float32 all the same.
+        layer = encoder.layers[0].self_attn
+        kept = layer.projected.get((layer.linear_pos.weight,), pytest.fail, ("tiles", 127))
+        fresh = tiles.Positions.packed(layer._table(layer.linear_pos.weight, 127))
+    assert torch.equal(kept[0].tiles, fresh[0].tiles)
+
+
+@needs_tiles
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_dtype_and_device_do_not_matter(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer, x, lengths = (
+        quantise.TiledSixteenBitLinear(torch.randn(20, 40), None),
+        torch.randn(1, 50, 40),
+        torch.tensor([50]),
+    )
+
+    def both() -> tuple[Tensor, Tensor]:
+        return layer(x), tiles.attend(x, x, x, lengths, 2, 0.3)
+
+    expected = both()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            found = both()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, found, expected))
+
+
+@needs_tiles
+@pytest.mark.parametrize("cast", [nn.Module.half, nn.Module.bfloat16, nn.Module.double])
+def test_a_cast_of_the_model_leaves_its_weights_right(cast: Callable[[nn.Module], nn.Module]) -> None:
+    torch.manual_seed(0)
+    layer, x = quantise.TiledSixteenBitLinear(torch.randn(20, 40), torch.randn(20)), torch.randn(3, 40)
+    expected = layer(x)
+    assert torch.equal(cast(layer)(x), expected)
+
+
+@needs_tiles
+def test_what_cannot_be_multiplied_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = quantise.TiledSixteenBitLinear(torch.randn(20, 400), None)
+    with pytest.raises(ValueError, match="takes 400 numbers a row, not 60"):
+        layer(torch.randn(3, 60))
+    with pytest.raises(OptionError, match="CPU only, but were given a tensor on meta"):
+        layer(torch.randn(3, 400, device="meta"))
+    with pytest.raises(OptionError, match="on meta"):
+        quantise.TiledSixteenBitLinear(torch.randn(20, 40), None).to("meta")(torch.randn(3, 40))
+    monkeypatch.setattr(tiles, "library", lambda: None)
+    with pytest.raises(OptionError, match="load the model anew"):
+        layer(torch.randn(3, 400))
+
+
+@needs_tiles
+def test_a_library_of_other_sources_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = tiles.library()
+    assert loaded is not None
+    here = Path(tiles.__file__).parent
+    for name in tiles.SOURCES:
+        shutil.copy(here / name, tmp_path)
+    library = shutil.copy(loaded._name, tmp_path)
+    monkeypatch.setattr(tiles, "__file__", str(tmp_path / "tiles.py"))
+    assert tiles.library.__wrapped__() is not None
+    with (tmp_path / "tiles.h").open("a") as header:
+        header.write("\n")
+    with pytest.warns(UserWarning, match=r"was compiled from other sources.*pip install"):
+        assert tiles.library.__wrapped__() is None
+    # Not written over: it is loaded.
+    Path(library).unlink()
+    Path(library).write_bytes(b"not a library")
+    assert tiles.library.__wrapped__() is None
+
+
+def knows_amx() -> bool:
+    """Whether the C compiler of this machine can compile the tiles."""
+    if shutil.which("gcc") is None or (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        return False
+    found = subprocess.run(["gcc", "-dumpversion"], capture_output=True, text=True, check=False)
+    version = found.stdout.strip().split(".")[0]
+    return version.isdigit() and int(version) >= 11
+
+
+@pytest.mark.skipif(not knows_amx(), reason="no GCC 11 here")
+def test_the_library_is_compiled_where_it_can_be() -> None:
+    here = Path(tiles.__file__).parent
+    found = list(here.glob("_tiles*.so"))
+    assert found, (
+        "compiling tiles.c failed when aronnax was installed: pip install -v --no-deps --editable . says why"
+    )
+    assert ctypes.CDLL(os.fspath(found[0])).aronnax_tiles_mark

@@ -210,6 +210,7 @@ def test_a_sixteen_bit_encoder_gives_the_states_of_the_float_one_whatever_the_ba
 
 def test_sixteen_bits_are_refused_where_they_would_not_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(tiles, "library", lambda: None)
     with pytest.raises(OptionError, match="AMX"):
         quantise(nn.Sequential(Linear(8, 8)), "int16")
     with pytest.raises(OptionError, match="'int4' is not known"):

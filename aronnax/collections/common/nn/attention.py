@@ -146,24 +146,26 @@ class RelativeAttention(nn.Module):
         return self.projected.get((self.linear_pos.weight,), compute, key=(kept, positions.dtype)), kept
 
     def _table(self, like: Tensor, reach: int) -> Tensor:
-        """The projected positions [H, K, P] of so many frames to each side, in the place of `like` [P, D]."""
+        """The projected positions [H, K, P] up to `reach` frames to each side, as `like` [..., D] is."""
         return self._projected(relative_positions(reach, reach, like.shape[1], like.device, like.dtype))
 
     def _tiles_suit(self, plan: AttentionPlan) -> bool:
         """Whether the layer is quantised, all frames see all, and the table is worth being made of whole numbers."""
         everywhere = plan.attention == Attention() and plan.kept is not None
-        kept = self.projected.keeps((self.linear_pos.weight,))
+        kept = not self.training and self.projected.keeps((self.linear_pos.weight,))
         return isinstance(self.linear_q, TiledLinear) and everywhere and kept
 
     def _tiled(self, given: Sequence[Tensor], plan: AttentionPlan) -> Tensor:
         """Queries, keys and values [B, T, D] -> [B, T, D], all in numbers of 16 bits."""
         (query, key, value), reach = given, plan.kept
         assert reach is not None
-        table, distances = self.projected.get(
-            (self.linear_pos.weight,),
-            lambda: tiles.Positions.packed(self._table(plan.positions, reach)),
-            key=("tiles", reach),
-        )
+        weight = self.linear_pos.weight
+
+        def compute() -> tuple[tiles.Weight, int]:
+            with torch.autocast("cpu", enabled=False):
+                return tiles.Positions.packed(self._table(weight, reach))
+
+        table, distances = self.projected.get((weight,), compute, key=("tiles", reach))
         positions = tiles.Positions(self.pos_bias_u, self.pos_bias_v, table, distances, reach)
         return tiles.attend(query, key, value, plan.lengths, self.heads, self.scale, positions)
 

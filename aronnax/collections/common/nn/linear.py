@@ -88,7 +88,7 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, left: int, right: 
 
 
 class Linear(nn.Linear):
-    """A linear layer that takes the fastest product in inference, and may be quantised to int8."""
+    """A linear layer that takes the fastest product in inference, and may be quantised."""
 
     quantisable = True
 

@@ -79,7 +79,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, seen: Seen) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
         query, key, value = together(x, (self.query_net, self.key_net, self.value_net))
-        if isinstance(self.query_net, TiledLinear) and seen.lengths is not None and x.shape[1] <= LONGEST:
+        tiled = isinstance(self.query_net, TiledLinear) and not self.training
+        if tiled and seen.lengths is not None and x.shape[1] <= LONGEST:
             found = tiles.attend(query, key, value, seen.lengths, self.heads, self.scale)
             return last(self.out_projection, found)
         query, key, value = (
