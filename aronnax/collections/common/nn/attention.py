@@ -151,9 +151,10 @@ class RelativeAttention(nn.Module):
 
     def _tiles_suit(self, plan: AttentionPlan) -> bool:
         """Whether the layer is quantised, all frames see all, and the table is worth being made of whole numbers."""
+        if not isinstance(self.linear_q, TiledLinear) or self.training:
+            return False
         everywhere = plan.attention == Attention() and plan.kept is not None
-        kept = not self.training and self.projected.keeps((self.linear_pos.weight,))
-        return isinstance(self.linear_q, TiledLinear) and everywhere and kept
+        return everywhere and self.projected.keeps((self.linear_pos.weight,))
 
     def _tiled(self, given: Sequence[Tensor], plan: AttentionPlan) -> Tensor:
         """Queries, keys and values [B, T, D] -> [B, T, D], all in numbers of 16 bits."""
